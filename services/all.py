@@ -1,0 +1,64 @@
+"""Every service in one process over memory transports: for a laptop, the tests, a debugger.
+
+``python -m services.all`` serves the front door on the port ``LAB_LISTEN={"http": …}`` (default 21000) and orders'
+admin port; all other ports are taken where they are free. Nothing is kept: each service's database is a file in a
+temporary folder that goes with the process. Spans go to ``OTEL_EXPORTER_OTLP_ENDPOINT``, if that is set.
+"""
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from services import inventory, notifications, payment, shipping
+from services.orders import Orders, orders
+from services.runtime.config import Config
+from services.runtime.process import Process, participant, run, stopped
+from services.transports import MEMORY
+from services.transports.messaging.memory import Network
+
+PARTICIPANTS = {
+    "inventory": inventory.handlers,
+    "payment": payment.handlers,
+    "shipping": shipping.handlers,
+    "notifications": notifications.handlers,
+}
+
+
+@asynccontextmanager
+async def everything(config: Config, folder: Path) -> AsyncIterator[tuple[Orders, dict[str, Process]]]:
+    """Orders and the four participants, sharing one memory network and orders' settings."""
+    network = Network()
+    async with AsyncExitStack() as stack:
+        participants = {
+            name: await stack.enter_async_context(
+                participant(Process(name, _own(config, folder, name), network), handlers)
+            )
+            for name, handlers in PARTICIPANTS.items()
+        }
+        process = Process("orders", _own(config, folder, "orders"), network)
+        process.live.also(*(each.live for each in participants.values()))
+        yield await stack.enter_async_context(orders(process)), participants
+
+
+def _own(config: Config, folder: Path, service: str) -> Config:
+    return config.model_copy(
+        update={
+            "transports": MEMORY.name,
+            "database_url": f"sqlite+aiosqlite:///{folder / service}.sqlite",
+            "admin_port": config.admin_port if service == "orders" else 0,
+            "orders_admin_url": "",
+        }
+    )
+
+
+if __name__ == "__main__":
+
+    async def main() -> None:
+        config = Config()
+        config.listen.setdefault("http", 21000)
+        with tempfile.TemporaryDirectory(prefix="antiphon-") as folder:
+            async with everything(config, Path(folder)):
+                await stopped()
+
+    run("all", main)

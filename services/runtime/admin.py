@@ -1,0 +1,40 @@
+"""The admin port of every process: /healthz (it lives), /readyz (it can work; else 503 and why), /metrics."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from prometheus_client import make_asgi_app
+from starlette.responses import JSONResponse
+
+from services.runtime.config import Config
+from services.telemetry import metrics
+from services.transports.http import HttpServer, guard
+
+
+@asynccontextmanager
+async def serving(
+    config: Config, ready: Callable[[], Awaitable[list[str]]], service: str, router: APIRouter | None = None
+) -> AsyncIterator[HttpServer]:
+    """Serve the admin port within the block; ``router`` adds what only this service has there."""
+    app = FastAPI(title=f"{service} admin", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
+
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def readyz() -> JSONResponse:
+        reasons = await ready()
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+    app.add_api_route("/healthz", healthz)
+    app.add_api_route("/readyz", readyz)
+    if router is not None:
+        app.include_router(router)
+    app.mount("/metrics", make_asgi_app())
+    guard(app, lambda reason: metrics.REFUSED_INPUT.labels(service, "admin", reason).inc())
+    server = HttpServer()
+    await server.start(app, config.host, config.admin_port)
+    try:
+        yield server
+    finally:
+        await server.close()

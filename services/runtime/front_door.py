@@ -1,0 +1,193 @@
+"""What the front door takes in and gives out: its documents, and its answers to what cannot be.
+
+Errors are problem documents (RFC 9457). 422 is for what will never work (an unknown name, a pair that cannot be,
+a transport that this installation lacks), 503 with Retry-After for what should work again soon.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from services.domain import catalog
+from services.domain.messages import Line, Order
+from services.storage.orders import StoredOrder
+from services.styles import STYLES, why_not
+from services.styles.roles import Style
+from services.transports import TRANSPORTS, Transport
+from services.transports.errors import DeadlineExceeded, TransportError
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class LineIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    sku: Text
+    quantity: Annotated[int, Field(ge=1, le=1000)]
+
+
+class OrderIn(BaseModel):
+    """What a customer asks for. ``card`` and ``ship_to`` are plain text; some values are always refused (/catalog)."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "customer": "c-1",
+                    "card": "4242424242424242",
+                    "ship_to": "Lisbon",
+                    "lines": [{"sku": "tea", "quantity": 2}],
+                }
+            ]
+        },
+    )
+
+    customer: Text
+    card: Annotated[str, StringConstraints(pattern=r"^[0-9]{12,19}$")]
+    ship_to: Text
+    lines: Annotated[list[LineIn], Field(min_length=1, max_length=100)]
+
+    def order(self, order_id: str) -> Order:
+        """The order under its id. Raises ``Impossible`` for an article that is not sold."""
+        lines = tuple(Line(line.sku, line.quantity) for line in self.lines)
+        for number, line in enumerate(lines):
+            if line.sku not in catalog.PRICES_CENTS:
+                raise Impossible(
+                    422, f"lines.{number}.sku: {line.sku!r} is not sold", valid=sorted(catalog.PRICES_CENTS)
+                )
+        return Order(order_id, self.customer, self.card, self.ship_to, lines, catalog.amount_cents(lines))
+
+    def fingerprint(self, style: str, transport: str) -> str:
+        """Equal for equal requests: what an Idempotency-Key is held against."""
+        return hashlib.sha256(f"{style}\n{transport}\n{self.model_dump_json()}".encode()).hexdigest()
+
+
+class HistoryEntry(BaseModel):
+    at: datetime
+    event: str
+
+
+class OrderOut(BaseModel):
+    """An order as it stands. ``state`` is ``accepted``, or one of the ends ``completed`` and ``rejected``."""
+
+    id: str
+    style: str
+    transport: str
+    state: str
+    accepted_at: datetime
+    completed_at: datetime | None
+    reason: str | None
+    amount_cents: int
+    slots: dict[str, str]
+    history: list[HistoryEntry]
+
+
+def order_out(stored: StoredOrder, history: list[tuple[int, str]]) -> OrderOut:
+    return OrderOut(
+        id=stored.state.order.order_id,
+        style=stored.style,
+        transport=stored.transport,
+        state=stored.verdict.value,
+        accepted_at=_instant(stored.accepted_at_ns),
+        completed_at=None if stored.completed_at_ns is None else _instant(stored.completed_at_ns),
+        reason=stored.reason,
+        amount_cents=stored.state.order.amount_cents,
+        slots={name: slot.value for name, slot in stored.state.slots.items()},
+        history=[HistoryEntry(at=_instant(at_ns), event=event) for at_ns, event in history],
+    )
+
+
+def _instant(ns: int) -> datetime:
+    return datetime.fromtimestamp(ns / 1e9, UTC)
+
+
+class Impossible(Exception):
+    """A request that gets a problem document instead of an order; ``extra`` are the document's further members."""
+
+    def __init__(self, status: int, detail: str, *, retry_after_s: int | None = None, **extra: Any) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.extra = extra
+
+
+class Flows:
+    """Which pairs of style and transport can be asked for here."""
+
+    def __init__(self, running: Mapping[str, Transport], absent: Mapping[str, str]) -> None:
+        self._running = running
+        self._absent = absent
+
+    def choose(self, style_name: str, transport_name: str | None) -> tuple[Style, str]:
+        """The style and the transport that were meant. Raises ``Impossible``."""
+        style = STYLES.get(style_name)
+        if style is None:
+            raise Impossible(422, f"style: {style_name[:60]!r} is no style", valid=sorted(STYLES))
+        name = transport_name or self._default(style)
+        transport = {**TRANSPORTS, **self._running}.get(name)
+        if transport is None:
+            raise Impossible(422, f"transport: {name[:60]!r} is no transport", valid=self.carriers(style))
+        if reason := why_not(style, transport):
+            raise Impossible(422, f"transport: {reason}", valid=self.carriers(style))
+        if name not in self._running:
+            why = self._absent.get(name, "it is not enabled (LAB_TRANSPORTS)")
+            raise Impossible(422, f"transport: {name} does not run here: {why}", valid=self.carriers(style))
+        return style, name
+
+    def carriers(self, style: Style) -> list[str]:
+        """The transports that run here and can carry ``style``."""
+        return [name for name, transport in self._running.items() if why_not(style, transport) is None]
+
+    def _default(self, style: Style) -> str:
+        return style.default if style.default in self._running else next(iter(self.carriers(style)), style.default)
+
+    def styles(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": style.name,
+                "cell": style.cell,
+                "summary": style.summary,
+                "ports": [port.value for port in style.ports],
+                "default": self._default(style),
+                "transports": self.carriers(style),
+                "not_possible": {
+                    name: why for name, transport in TRANSPORTS.items() if (why := why_not(style, transport))
+                },
+            }
+            for style in STYLES.values()
+        ]
+
+    def transports(self, not_ready: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The capability table; ``status`` is ``ready``, ``not ready: …`` or ``absent: …``."""
+        table = {**TRANSPORTS, **self._running}
+        return [
+            {
+                "name": name,
+                "ports": sorted(port.value for port in transport.ports),
+                "status": self._status(name, not_ready),
+                "styles": [style.name for style in STYLES.values() if why_not(style, transport) is None],
+            }
+            for name, transport in table.items()
+        ]
+
+    def _status(self, name: str, not_ready: Mapping[str, str]) -> str:
+        if name not in self._running:
+            return f"absent: {self._absent.get(name, 'not enabled')}"
+        return f"not ready: {not_ready[name]}" if name in not_ready else "ready"
+
+
+def broken_off(order_id: str, error: TransportError) -> Impossible:
+    """The answer when a synchronous conversation did not come to its end: recovery will bring it there."""
+    status = 504 if isinstance(error, DeadlineExceeded) else 503
+    return Impossible(
+        status,
+        f"{error}; what was done for order {order_id} is being taken back",
+        retry_after_s=1,
+        order_id=order_id,
+        order=f"/orders/{order_id}",
+    )

@@ -1,0 +1,116 @@
+"""What a participant remembers: messages handled (inbox), its slot per order, effects carried out.
+
+An effect, its slot and its inbox entry are written in one transaction: delivery is at least once, effects happen once.
+"""
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import distinct, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from services.domain.order import Slot
+from services.storage.database import EFFECTS, FAILURES, INBOX, STEPS, Database
+
+
+class Overtaken(Exception):
+    """Somebody else settled this cause or this order's slot in the meantime; look again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is known before a command is carried out. ``answer`` is (type, JSON) if its cause was handled before."""
+
+    slot: Slot
+    reason: str | None
+    answer: tuple[str, bytes] | None
+
+
+class ParticipantStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def recall(self, cause: str | None, order_id: str) -> Memory:
+        """What is known of ``order_id``, and of ``cause`` (the id of a message; None for a call, which the slot alone
+        makes idempotent)."""
+        async with self._database.reading() as connection:
+            handled = None
+            if cause is not None:
+                handled = (await connection.execute(select(INBOX).where(INBOX.c.cause == cause))).first()
+            step = (await connection.execute(select(STEPS).where(STEPS.c.order_id == order_id))).first()
+        return Memory(
+            slot=Slot(step.slot) if step else Slot.PENDING,
+            reason=step.reason if step else None,
+            answer=(handled.answer_type, handled.answer) if handled else None,
+        )
+
+    async def settle(
+        self,
+        cause: str | None,
+        order_id: str,
+        *,
+        was: Slot,
+        slot: Slot,
+        reason: str | None,
+        answer: tuple[str, bytes],
+        effect: str | None,
+    ) -> None:
+        """Remember an answer and, where there is one, its effect. Raises ``Overtaken`` and writes nothing if ``cause``
+        was handled or the slot changed since ``recall``."""
+        now_ns = time.time_ns()
+        async with self._database.transaction() as connection:
+            conflict_free = sqlite_insert if self._database.sqlite else postgres_insert
+            if cause is not None:
+                first = await connection.execute(
+                    conflict_free(INBOX)
+                    .values(cause=cause, answer_type=answer[0], answer=answer[1], handled_at_ns=now_ns)
+                    .on_conflict_do_nothing()
+                )
+                if first.rowcount != 1:
+                    raise Overtaken(cause)
+            if slot is was:
+                return
+            if was is Slot.PENDING:
+                changed = await connection.execute(
+                    conflict_free(STEPS)
+                    .values(order_id=order_id, slot=slot.value, reason=reason)
+                    .on_conflict_do_nothing()
+                )
+            else:
+                changed = await connection.execute(
+                    update(STEPS).where(STEPS.c.order_id == order_id, STEPS.c.slot == was.value).values(slot=slot.value)
+                )
+            if changed.rowcount != 1:
+                raise Overtaken(order_id)
+            if effect is not None:
+                await connection.execute(
+                    insert(EFFECTS).values(order_id=order_id, action=effect, cause=cause or "call", at_ns=now_ns)
+                )
+
+    async def effects(self) -> dict[str, tuple[int, int]]:
+        """Per action: how often it was carried out, and for how many orders. Equal unless something was done twice."""
+        query = select(EFFECTS.c.action, func.count(), func.count(distinct(EFFECTS.c.order_id))).group_by(
+            EFFECTS.c.action
+        )
+        async with self._database.reading() as connection:
+            return {action: (times, orders) for action, times, orders in await connection.execute(query)}
+
+
+class Failures:
+    """How often handling a message has failed, so that attempts are counted across restarts."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, cause: str) -> int:
+        """Count one more failure of ``cause``; gives the count."""
+        conflict = sqlite_insert if self._database.sqlite else postgres_insert
+        statement = (
+            conflict(FAILURES)
+            .values(cause=cause, count=1)
+            .on_conflict_do_update(index_elements=[FAILURES.c.cause], set_={"count": FAILURES.c.count + 1})
+            .returning(FAILURES.c.count)
+        )
+        async with self._database.transaction() as connection:
+            return int((await connection.execute(statement)).scalar_one())

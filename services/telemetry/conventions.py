@@ -1,0 +1,124 @@
+"""Every name that Antiphon's telemetry uses, and the only place that spells one.
+
+Rule: an attribute, metric or unit is a constant of this file or it does not exist. OpenTelemetry's semantic
+conventions 1.44.0 come first (messaging: Development; RPC: Release Candidate; HTTP: stable); what they have no
+word for is ours and begins with ``lab.``. Dashboards, the span store and the tests import these constants; a test
+walks every exported span and metric and compares.
+
+Instants are UTC; durations are seconds (``s``); a histogram's buckets are those that the conventions advise.
+"""
+
+from enum import StrEnum
+
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as _messaging
+from opentelemetry.semconv._incubating.attributes import rpc_attributes as _rpc
+from opentelemetry.semconv.attributes import error_attributes, server_attributes
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+
+# --- semantic conventions: messaging -------------------------------------------------------------------------
+MESSAGING_SYSTEM = _messaging.MESSAGING_SYSTEM
+OPERATION_NAME = _messaging.MESSAGING_OPERATION_NAME
+OPERATION_TYPE = _messaging.MESSAGING_OPERATION_TYPE
+DESTINATION_NAME = _messaging.MESSAGING_DESTINATION_NAME
+DESTINATION_PARTITION_ID = _messaging.MESSAGING_DESTINATION_PARTITION_ID
+CONSUMER_GROUP = _messaging.MESSAGING_CONSUMER_GROUP_NAME
+MESSAGE_ID = _messaging.MESSAGING_MESSAGE_ID
+CONVERSATION_ID = _messaging.MESSAGING_MESSAGE_CONVERSATION_ID
+BATCH_MESSAGE_COUNT = _messaging.MESSAGING_BATCH_MESSAGE_COUNT
+KAFKA_OFFSET = _messaging.MESSAGING_KAFKA_OFFSET
+KAFKA_MESSAGE_KEY = _messaging.MESSAGING_KAFKA_MESSAGE_KEY
+RABBITMQ_ROUTING_KEY = _messaging.MESSAGING_RABBITMQ_DESTINATION_ROUTING_KEY
+RABBITMQ_DELIVERY_TAG = _messaging.MESSAGING_RABBITMQ_MESSAGE_DELIVERY_TAG
+
+# --- semantic conventions: RPC, server, error ------------------------------------------------------------------
+RPC_SYSTEM_NAME = _rpc.RPC_SYSTEM_NAME
+RPC_METHOD = _rpc.RPC_METHOD
+RPC_RESPONSE_STATUS_CODE = _rpc.RPC_RESPONSE_STATUS_CODE
+SERVER_ADDRESS = server_attributes.SERVER_ADDRESS
+SERVER_PORT = server_attributes.SERVER_PORT
+ERROR_TYPE = error_attributes.ERROR_TYPE
+
+# --- ours --------------------------------------------------------------------------------------------------------
+LAB_ORDER_ID = "lab.order.id"
+LAB_RUN_ID = "lab.run_id"
+LAB_STYLE = "lab.style"
+LAB_TRANSPORT = "lab.transport"
+LAB_PRODUCER_TRACE_ID = "lab.producer.trace_id"
+"""On a consumer's span: the trace that sent the message (hex), so that tag search and linkPatterns can follow it."""
+LAB_PRODUCER_SPAN_ID = "lab.producer.span_id"
+LAB_PRODUCER_SERVICE = "lab.producer.service"
+LAB_DELIVERY_ATTEMPT = "lab.delivery.attempt"
+"""On process: 1 for the first delivery of a message, 2 for the first redelivery, and so on."""
+LAB_DUPLICATE = "lab.duplicate"
+"""On process: true where the inbox knew the message and its effect was not repeated."""
+LAB_CLOCK_SKEW = "lab.clock_skew"
+"""On queue and outbox: seconds by which the wait came out negative; the span is drawn with zero length."""
+LAB_DEAD_LETTER_REASON = "lab.dead_letter.reason"
+LAB_ORDER_STATE = "lab.order.state"
+"""``completed`` or ``rejected``, on the span within which the order reached that end (and on no other)."""
+LAB_RECOVERY = "lab.recovery"
+"""On the root span of a recovery pass: true."""
+
+BAGGAGE_KEYS = (LAB_RUN_ID, LAB_STYLE, LAB_TRANSPORT)
+"""Baggage members that every process copies to every span."""
+
+
+class Operation(StrEnum):
+    """``messaging.operation.type``, and the two waits that are ours (``queue``, ``outbox``)."""
+
+    CREATE = "create"
+    SEND = "send"
+    RECEIVE = "receive"
+    PROCESS = "process"
+    SETTLE = "settle"
+    QUEUE = "queue"
+    OUTBOX = "outbox"
+
+
+LAB_WAIT = "lab.wait"
+"""On the two waiting spans, ``queue`` or ``outbox``: what the time passed in."""
+
+# --- metrics (Prometheus names: the OTel name with dots as underscores, unit and suffix appended) -----------
+DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+
+METRIC_CLIENT_OPERATION_DURATION = "messaging_client_operation_duration_seconds"
+METRIC_PROCESS_DURATION = "messaging_process_duration_seconds"
+METRIC_SENT_MESSAGES = "messaging_client_sent_messages"
+METRIC_CONSUMED_MESSAGES = "messaging_client_consumed_messages"
+METRIC_RPC_SERVER_DURATION = "rpc_server_call_duration_seconds"
+METRIC_RPC_CLIENT_DURATION = "rpc_client_call_duration_seconds"
+
+METRIC_QUEUE_DURATION = "lab_messaging_queue_duration_seconds"
+"""The wait between send and receive; labels source service, destination, service, system. Its count is the edge of
+a service graph that links make as well as parents."""
+METRIC_OUTBOX_DURATION = "lab_outbox_duration_seconds"
+METRIC_ORDER_ACCEPT_DURATION = "lab_order_accept_duration_seconds"
+METRIC_ORDER_COMPLETE_DURATION = "lab_order_complete_duration_seconds"
+METRIC_ORDERS = "lab_orders"
+METRIC_EFFECTS = "lab_effects"
+METRIC_DUPLICATES = "lab_duplicates_suppressed"
+METRIC_RETRIES = "lab_messaging_retries"
+METRIC_DEAD_LETTERS = "lab_messaging_dead_letters"
+METRIC_REFUSED_INPUT = "lab_refused_input"
+METRIC_BAD_CONTEXT = "lab_bad_trace_context"
+METRIC_OUTBOX_PENDING = "lab_outbox_pending"
+METRIC_RECOVERED = "lab_orders_recovered"
+
+LABEL_SOURCE = "source"
+LABEL_DESTINATION = "messaging_destination_name"
+LABEL_SERVICE = "service"
+LABEL_SYSTEM = "messaging_system"
+LABEL_OPERATION = "messaging_operation_name"
+LABEL_ERROR = "error_type"
+LABEL_STYLE = "style"
+LABEL_TRANSPORT = "transport"
+LABEL_STATE = "state"
+LABEL_ACTION = "action"
+LABEL_REASON = "reason"
+LABEL_RPC_METHOD = "rpc_method"
+LABEL_RPC_SYSTEM = "rpc_system_name"
+
+# --- message headers beside the W3C ones ---------------------------------------------------------------------------
+HEADER_SENT_AT = "sent-at"
+"""When the message was handed to the broker's client: integer nanoseconds since 1970-01-01 UTC, as decimal text."""

@@ -1,0 +1,64 @@
+"""The instruments of one process, in prometheus-client's registry (the OpenTelemetry SDK's own join them there).
+
+Each is named in ``conventions``. Histograms are in seconds and carry the current trace as an exemplar, which a
+scraper sees when it asks for OpenMetrics. No label holds an id of an order, a message or a person.
+"""
+
+from opentelemetry.trace import Span
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.telemetry import conventions as c
+
+_MESSAGING = (c.LABEL_SERVICE, c.LABEL_SYSTEM, c.LABEL_DESTINATION, c.LABEL_OPERATION, c.LABEL_ERROR)
+_FLOW = (c.LABEL_SERVICE, c.LABEL_STYLE, c.LABEL_TRANSPORT)
+
+
+def _histogram(name: str, text: str, labels: tuple[str, ...]) -> Histogram:
+    return Histogram(name, text, labels, buckets=c.DURATION_BUCKETS_S)
+
+
+CLIENT_OPERATION_DURATION = _histogram(
+    c.METRIC_CLIENT_OPERATION_DURATION, "Create, send, receive or settle, as the client sees it", _MESSAGING
+)
+PROCESS_DURATION = _histogram(c.METRIC_PROCESS_DURATION, "Handling one message", _MESSAGING)
+SENT_MESSAGES = Counter(c.METRIC_SENT_MESSAGES, "Messages that were tried to send", _MESSAGING)
+CONSUMED_MESSAGES = Counter(c.METRIC_CONSUMED_MESSAGES, "Deliveries, redeliveries too", _MESSAGING)
+QUEUE_DURATION = _histogram(
+    c.METRIC_QUEUE_DURATION,
+    "Wait between send and receive; the count is an edge of the service graph",
+    (c.LABEL_SOURCE, c.LABEL_DESTINATION, c.LABEL_SERVICE, c.LABEL_SYSTEM),
+)
+OUTBOX_DURATION = _histogram(c.METRIC_OUTBOX_DURATION, "Wait between acceptance and send", _FLOW)
+RPC_SERVER_DURATION = _histogram(
+    c.METRIC_RPC_SERVER_DURATION,
+    "A call as the server sees it",
+    (c.LABEL_SERVICE, c.LABEL_RPC_SYSTEM, c.LABEL_RPC_METHOD, c.LABEL_ERROR),
+)
+RPC_CLIENT_DURATION = _histogram(
+    c.METRIC_RPC_CLIENT_DURATION,
+    "A call as the caller sees it",
+    (c.LABEL_SERVICE, c.LABEL_RPC_SYSTEM, c.LABEL_RPC_METHOD, c.LABEL_ERROR),
+)
+ORDER_ACCEPT_DURATION = _histogram(c.METRIC_ORDER_ACCEPT_DURATION, "Until the first answer", _FLOW)
+ORDER_COMPLETE_DURATION = _histogram(
+    c.METRIC_ORDER_COMPLETE_DURATION, "Until the order had ended", (*_FLOW, c.LABEL_STATE)
+)
+ORDERS = Counter(c.METRIC_ORDERS, "Orders by the state that they reached", (*_FLOW, c.LABEL_STATE))
+RECOVERED = Counter(c.METRIC_RECOVERED, "Orders that a recovery pass ended", (*_FLOW, c.LABEL_STATE))
+EFFECTS = Counter(c.METRIC_EFFECTS, "Effects that were carried out", (c.LABEL_SERVICE, c.LABEL_ACTION))
+DUPLICATES = Counter(c.METRIC_DUPLICATES, "Messages or calls whose effect was not repeated", (c.LABEL_SERVICE,))
+RETRIES = Counter(c.METRIC_RETRIES, "Deliveries given back to come again", (c.LABEL_SERVICE, c.LABEL_DESTINATION))
+DEAD_LETTERS = Counter(c.METRIC_DEAD_LETTERS, "Deliveries given up", (c.LABEL_SERVICE, c.LABEL_DESTINATION))
+REFUSED_INPUT = Counter(
+    c.METRIC_REFUSED_INPUT, "Input that made no sense", (c.LABEL_SERVICE, c.LABEL_TRANSPORT, c.LABEL_REASON)
+)
+BAD_CONTEXT = Counter(c.METRIC_BAD_CONTEXT, "Messages whose trace context was not readable", (c.LABEL_SERVICE,))
+OUTBOX_PENDING = Gauge(c.METRIC_OUTBOX_PENDING, "Messages accepted and not yet sent", (c.LABEL_SERVICE,))
+
+
+def exemplar(span: Span) -> dict[str, str] | None:
+    """The exemplar that leads from a metric to ``span``; None where it is not sampled."""
+    context = span.get_span_context()
+    if not context.trace_flags.sampled:
+        return None
+    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}

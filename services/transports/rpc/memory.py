@@ -1,0 +1,71 @@
+"""The reference call: what the port promises, in one process and without a socket.
+
+Wire           a coroutine; commands and events are turned to JSON and back, as on a real wire
+Contract       the messages of services/domain
+Security       none: one process, one address space
+Trace context  a dictionary, one text value per W3C field
+Delivery       at most once per call
+Ordering       as called
+Back-pressure  the server's lanes: the caller waits
+Peer down      Unavailable at once
+Timeouts       timeout_s of the caller; the server goes on
+"""
+
+import asyncio
+
+from services.domain.messages import Command, Event, type_name
+from services.telemetry.rpc import RpcSpans, about_order
+from services.transports import cloudevents
+from services.transports.errors import DeadlineExceeded, PeerFailed, Unavailable
+from services.transports.messaging.memory import Network
+from services.transports.ports import Handler, Wiring
+
+SYSTEM = "memory"
+
+
+class Memory:
+    name = "memory"
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._network: Network = wiring.network
+        self._spans = RpcSpans(wiring.service, wiring.telemetry.tracer)
+        self._served: list[str] = []
+
+    async def call(self, peer: str, command: Command, *, timeout_s: float) -> Event:
+        name = type_name(type(command))
+        carrier: dict[str, str] = {}
+        with self._spans.client(SYSTEM, f"{peer}/{name}", carrier, peer):
+            about_order(command.order.order_id)
+            server = self._network.servers.get(peer)
+            if server is None:
+                raise Unavailable(f"{peer} is not there")
+            try:
+                async with asyncio.timeout(timeout_s):
+                    answer_name, body = await server(name, cloudevents.dumps(command), carrier)
+            except TimeoutError:
+                raise DeadlineExceeded(f"{peer} did not answer {name} within {timeout_s:g} s") from None
+            except Exception as error:
+                raise PeerFailed(f"{peer} failed: {type(error).__name__}") from error
+            event = cloudevents.loads(answer_name, body)
+            assert isinstance(event, Event)
+            return event
+
+    async def serve(self, service: str, handler: Handler) -> None:
+        async def answer(name: str, body: bytes, carrier: dict[str, str]) -> tuple[str, bytes]:
+            with self._spans.server(SYSTEM, f"{service}/{name}", carrier):
+                command = cloudevents.loads(name, body)
+                assert isinstance(command, Command)
+                about_order(command.order.order_id)
+                event = await handler(command)
+                return type_name(type(event)), cloudevents.dumps(event)
+
+        self._network.servers[service] = answer
+        self._served.append(service)
+
+    async def drain(self) -> None:
+        for service in self._served:
+            self._network.servers.pop(service, None)
+        self._served.clear()
+
+    async def close(self) -> None:
+        await self.drain()
