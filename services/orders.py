@@ -9,9 +9,10 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Header, Query, Response
 from opentelemetry import baggage
 from opentelemetry.context import attach, detach
 from opentelemetry.trace import get_current_span
@@ -21,16 +22,26 @@ from services.domain import catalog
 from services.runtime import admin
 from services.runtime.config import Config
 from services.runtime.desk import Desk
-from services.runtime.front_door import Flows, Impossible, OrderIn, OrderOut, broken_off, order_out
+from services.runtime.front_door import (
+    Flows,
+    Impossible,
+    OrderIn,
+    OrderOut,
+    broken_off,
+    describe_problems,
+    explain,
+    order_out,
+    problems,
+)
 from services.runtime.live import SETTINGS, Live
-from services.runtime.process import HttpServer, Process, run, stopped
+from services.runtime.process import HttpServer, Process, run, stopped, style_of
 from services.storage.orders import KeyTaken, OrderStore, StoredOrder
 from services.styles import STYLES
 from services.telemetry import conventions as c
 from services.telemetry import metrics
 from services.telemetry.rpc import about_order
 from services.transports.errors import TransportError
-from services.transports.http import guard, instrument, problem
+from services.transports.http import guard, instrument
 from services.transports.ports import Broker, Message
 
 MAX_WAIT_S = 60
@@ -41,7 +52,9 @@ def front_door(process: Process, desk: Desk) -> FastAPI:
     app = FastAPI(title="Antiphon orders", version="0.1.0", docs_url=None, redoc_url=None)
     flows = Flows(process.transports, process.config.absent)
 
-    @app.post("/orders", status_code=201, responses={202: {"model": OrderOut}})
+    @app.post(
+        "/orders", status_code=201, responses={202: {"model": OrderOut}, **problems(400, 409, 413, 415, 422, 503, 504)}
+    )
     async def place_order(
         body: OrderIn,
         response: Response,
@@ -59,7 +72,6 @@ def front_door(process: Process, desk: Desk) -> FastAPI:
         for key, value in flow.items():
             span.set_attribute(key, value)  # the span began before its baggage was known
             context = baggage.set_baggage(key, value, context)
-        about_order(order.order_id)
         token = attach(context)  # type: ignore[arg-type]
         with metrics.ORDER_ACCEPT_DURATION.labels("orders", chosen.name, wire).time():
             try:
@@ -70,10 +82,12 @@ def front_door(process: Process, desk: Desk) -> FastAPI:
                     idempotency_key=idempotency_key,
                     body_hash=body.fingerprint(chosen.name, wire),
                 )
+                about_order(order.order_id)
                 if chosen.synchronous:
                     stored = await desk.converse(stored, chosen)
             except KeyTaken:
                 stored = await _same_request(desk, str(idempotency_key), body.fingerprint(chosen.name, wire))
+                about_order(stored.state.order.order_id)
             except TransportError as error:
                 raise broken_off(order.order_id, error) from error
             finally:
@@ -82,7 +96,7 @@ def front_door(process: Process, desk: Desk) -> FastAPI:
         response.headers["location"] = f"/orders/{stored.state.order.order_id}"
         return await _out(desk, stored)
 
-    @app.get("/orders/{order_id}")
+    @app.get("/orders/{order_id}", responses=problems(404, 422))
     async def get_order(order_id: str, wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0) -> OrderOut:
         stored = await desk.wait(order_id, wait_s)
         if stored is None:
@@ -108,16 +122,12 @@ def front_door(process: Process, desk: Desk) -> FastAPI:
         reasons = {name: process.opening.get(name) or await broker.ready() for name, broker in process.brokers.items()}
         return flows.transports({name: reason for name, reason in reasons.items() if reason})
 
-    @app.exception_handler(Impossible)
-    async def impossible(_: Request, error: Impossible) -> Response:
-        if error.status == 422:
-            metrics.REFUSED_INPUT.labels("orders", "http", "impossible").inc()
-        headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else None
-        titles = {404: "Not Found", 409: "Conflict", 422: "Unprocessable Content", 504: "Gateway Timeout"}
-        title = titles.get(error.status, "Service Unavailable")
-        return problem(error.status, title, str(error), headers=headers, **error.extra)
+    def refused(reason: str) -> None:
+        metrics.REFUSED_INPUT.labels("orders", "http", reason).inc()
 
-    guard(app, lambda reason: metrics.REFUSED_INPUT.labels("orders", "http", reason).inc())
+    explain(app, refused)
+    describe_problems(app)
+    guard(app, refused)
     instrument(app, process.telemetry)
     return app
 
@@ -143,8 +153,10 @@ def settings(process: Process, store: OrderStore) -> APIRouter:
     """The lab's settings, on the admin port and behind the token."""
     router = APIRouter()
 
+    token = process.config.settings_token.get_secret_value()
+
     def check(authorization: str) -> None:
-        if authorization != f"Bearer {process.config.settings_token.get_secret_value()}":
+        if not token or not compare_digest(authorization.encode(), f"Bearer {token}".encode()):
             raise Impossible(401, "the settings need the lab's token: Authorization: Bearer …")
 
     @router.get("/settings")
@@ -194,11 +206,11 @@ async def orders(process: Process) -> AsyncIterator[Orders]:
     door = HttpServer()
 
     async def react(_: Broker, message: Message) -> None:
-        style = STYLES[message.style]
+        style = style_of(message)
         if style.conclude is not None:
             await style.conclude(desk, message)
 
-    async with admin.serving(process.config, process.ready, "orders", settings(process, store)):
+    async with admin.serving(process.config, process.ready, "orders", process.live, settings(process, store)):
         try:
             await process.open_database()
             process.live.update(await store.settings())

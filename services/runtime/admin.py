@@ -1,4 +1,5 @@
-"""The admin port of every process: /healthz (it lives), /readyz (it can work; else 503 and why), /metrics."""
+"""The admin port of every process: /healthz (it lives), /readyz (it can work; else 503 and why), /metrics,
+/settings/applied (the live settings in force here)."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -8,13 +9,19 @@ from prometheus_client import make_asgi_app
 from starlette.responses import JSONResponse
 
 from services.runtime.config import Config
+from services.runtime.front_door import explain
+from services.runtime.live import Live
 from services.telemetry import metrics
 from services.transports.http import HttpServer, guard
 
 
 @asynccontextmanager
 async def serving(
-    config: Config, ready: Callable[[], Awaitable[list[str]]], service: str, router: APIRouter | None = None
+    config: Config,
+    ready: Callable[[], Awaitable[list[str]]],
+    service: str,
+    live: Live,
+    router: APIRouter | None = None,
 ) -> AsyncIterator[HttpServer]:
     """Serve the admin port within the block; ``router`` adds what only this service has there."""
     app = FastAPI(title=f"{service} admin", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
@@ -28,10 +35,16 @@ async def serving(
 
     app.add_api_route("/healthz", healthz)
     app.add_api_route("/readyz", readyz)
+    app.add_api_route("/settings/applied", live.as_text)
     if router is not None:
         app.include_router(router)
     app.mount("/metrics", make_asgi_app())
-    guard(app, lambda reason: metrics.REFUSED_INPUT.labels(service, "admin", reason).inc())
+
+    def refused(reason: str) -> None:
+        metrics.REFUSED_INPUT.labels(service, "admin", reason).inc()
+
+    explain(app, refused)
+    guard(app, refused)
     server = HttpServer()
     await server.start(app, config.host, config.admin_port)
     try:

@@ -78,15 +78,15 @@ class Consumer:
                     received_with=delivery.received_with,
                     released_at_ns=delivery.released_at_ns,
                 ) as span:
+                    structlog.contextvars.bind_contextvars(service=self._group)
                     try:
                         message = cloudevents.decode(delivery.headers, delivery.body)
+                        structlog.contextvars.bind_contextvars(order_id=message.subject)
+                        await self._attempt(delivery, message)
                     except Undecodable as error:
                         fail(span, error)
                         metrics.REFUSED_INPUT.labels(self._group, self._broker.name, "undecodable").inc()
                         await self._give_up(delivery, str(error))
-                        return
-                    structlog.contextvars.bind_contextvars(service=self._group, order_id=message.subject)
-                    await self._attempt(delivery, message)
             except Exception as error:
                 # the settlement itself failed: the broker will deliver again what it has not heard of
                 log.warning("not_settled", channel=delivery.channel, error=repr(error))
@@ -94,20 +94,30 @@ class Consumer:
     async def _attempt(self, delivery: Delivery, message: Message) -> None:
         try:
             await self._react(message)
+        except Undecodable:
+            raise
         except TransportError as error:
             fail(get_current_span(), error)
             log.info("retry", channel=delivery.channel, error=str(error))
             await self._again(delivery, delivery.attempt, str(error))
         except Exception as error:
             fail(get_current_span(), error)
-            attempts = max(await self._failures.add(f"{self._group}/{message.id}"), delivery.attempt)
+            attempts = await self._count(message)
             log.warning("handler_failed", channel=delivery.channel, attempts=attempts, exc_info=error)
             if attempts >= self._live["messaging.max_attempts"]:
                 await self._give_up(delivery, f"{type(error).__name__}: {error}")
             else:
-                await self._again(delivery, attempts, str(error))
+                await self._again(delivery, max(attempts, delivery.attempt), str(error))
         else:
             await delivery.ack()
+
+    async def _count(self, message: Message) -> int:
+        """How often handling ``message`` has failed; 0 while the database is away and cannot tell."""
+        try:
+            return await self._failures.add(f"{self._group}/{message.id}")
+        except Exception as error:
+            log.warning("not_counted", error=repr(error))
+            return 0
 
     async def _again(self, delivery: Delivery, attempts: int, reason: str) -> None:
         metrics.RETRIES.labels(self._group, delivery.channel).inc()

@@ -22,7 +22,7 @@ from services.telemetry import metrics
 from services.telemetry.messaging import PROPAGATOR, fail
 from services.telemetry.setup import Telemetry
 from services.transports import cloudevents
-from services.transports.errors import TransportError
+from services.transports.errors import TransportError, Unavailable
 from services.transports.ports import Broker, Rpc
 
 log = structlog.get_logger()
@@ -239,7 +239,9 @@ class Desk:
             detach(token)
 
     async def _take_back(self, stored: StoredOrder) -> None:
-        rpc = self._rpcs[stored.transport]
+        rpc = self._rpcs.get(stored.transport)
+        if rpc is None:
+            raise Unavailable(f"{stored.transport} does not run here any more")
         state = stored.state
         while command := recovery_command(state):
             event = await rpc.call(STEP_OF[type(command)].service, command, timeout_s=self._live["rpc.timeout_s"])

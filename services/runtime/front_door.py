@@ -7,17 +7,25 @@ a transport that this installation lacks), 503 with Retry-After for what should 
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated, Any
 
+import structlog
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from services.contracts.openapi import JSON, PROBLEM, Problem
 from services.domain import catalog
 from services.domain.messages import Line, Order
+from services.storage.database import AWAY
 from services.storage.orders import StoredOrder
 from services.styles import STYLES, why_not
 from services.styles.roles import Style
 from services.transports import TRANSPORTS, Transport
 from services.transports.errors import DeadlineExceeded, TransportError
+from services.transports.http import Refused, problem
+
+log = structlog.get_logger()
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -114,6 +122,62 @@ class Impossible(Exception):
         self.status = status
         self.retry_after_s = retry_after_s
         self.extra = extra
+
+
+def explain(app: FastAPI, refused: Refused) -> None:
+    """Have ``app`` answer ``Impossible`` with its problem document, and 503 while the database is away."""
+    counted = {401: "unauthorized", 422: "impossible"}
+
+    async def impossible(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Impossible)
+        if error.status in counted:
+            refused(counted[error.status])
+        headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else {}
+        if error.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        title = "Unprocessable Content" if error.status == 422 else HTTPStatus(error.status).phrase
+        return problem(error.status, title, str(error), headers=headers, **error.extra)
+
+    async def away(_: Request, error: Exception) -> Response:
+        log.warning("database_away", error=str(error).splitlines()[0])
+        return problem(503, "Service Unavailable", "the database does not answer", headers={"retry-after": "1"})
+
+    app.add_exception_handler(Impossible, impossible)
+    for kind in AWAY:
+        app.add_exception_handler(kind, away)
+
+
+PROBLEMS = {
+    400: "not JSON",
+    404: "there is no such order",
+    409: "the Idempotency-Key was used for another order",
+    413: "a body over 64 KiB",
+    415: "not application/json",
+    422: "JSON of the wrong form, or a flow that cannot be",
+    503: "a service, or the database, is away; what was done is taken back",
+    504: "a service did not answer in time; what was done is taken back",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route says of its errors in the OpenAPI document."""
+    return {status: {"model": Problem, "description": PROBLEMS[status]} for status in statuses}
+
+
+def describe_problems(app: FastAPI) -> None:
+    """FastAPI's document calls every answer plain JSON; have ``app``'s say that errors are problem documents."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                for status, response in operation["responses"].items():
+                    if status >= "400" and JSON in response["content"]:
+                        response["content"] = {PROBLEM: response["content"][JSON]}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 class Flows:

@@ -138,7 +138,7 @@ async def follow(live: Live, url: str, token: str) -> None:
                 answer.raise_for_status()
                 live.update(answer.json()["values"])
                 away = False
-            except (httpx.HTTPError, ValueError, KeyError) as error:
+            except Exception as error:  # whatever it is that answers there
                 if not away:
                     log.info("settings_unreachable", error=str(error) or type(error).__name__)
                 away = True

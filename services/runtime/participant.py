@@ -67,11 +67,11 @@ class Worker:
             return answer
         event = known_answer(memory.slot, command, memory.reason)
         effect = None
-        if event is not None:
-            self._duplicate()
-        else:
+        if event is None:
             event = await handler(command)
             effect = None if isinstance(event, Refusal) else type_name(type(command))
+        elif settle(memory.slot, event) is memory.slot:
+            self._duplicate()  # else it takes back what was never done: a tombstone, and news
         await self._store.settle(
             cause,
             order_id,

@@ -28,6 +28,7 @@ from services.styles import STYLES
 from services.styles.roles import Style
 from services.telemetry.setup import Telemetry, set_up
 from services.transports import MEMORY, TRANSPORTS, Broker, Rpc, Transport, Wiring
+from services.transports.errors import Undecodable
 from services.transports.http import HttpServer
 from services.transports.ports import Message, Topology
 
@@ -179,7 +180,7 @@ class Process:
                 async with asyncio.timeout(2):
                     await adapter.close()
         await self.database.close()
-        await asyncio.to_thread(self.telemetry.flush)
+        log.info("stopped", spans=await asyncio.to_thread(self.telemetry.flush))
 
 
 def topology(styles: Mapping[str, Style]) -> dict[str, frozenset[str]]:
@@ -191,6 +192,13 @@ def topology(styles: Mapping[str, Style]) -> dict[str, frozenset[str]]:
     return channels
 
 
+def style_of(message: Message) -> Style:
+    """Whose conversation ``message`` belongs to. Raises ``Undecodable``: trying again would not make it known."""
+    if message.style not in STYLES:
+        raise Undecodable(f"unknown style {message.style[:60]!r}")
+    return STYLES[message.style]
+
+
 @asynccontextmanager
 async def participant(process: Process, handlers: Callable[[Live], Handlers]) -> AsyncIterator[Process]:
     """A participant at work within the block; drained and stopped behind it."""
@@ -198,14 +206,16 @@ async def participant(process: Process, handlers: Callable[[Live], Handlers]) ->
     worker = Worker(process.service, handlers(process.live), store, process.config.max_in_flight)
 
     async def react(broker: Broker, message: Message) -> None:
-        style = STYLES[message.style]
+        style = style_of(message)
         if style.participate is not None:
             await style.participate(Speaking(worker, broker), message)
 
     router = APIRouter()
     router.add_api_route("/effects", store.effects)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(admin.serving(process.config, process.ready, process.service, router))
+        await stack.enter_async_context(
+            admin.serving(process.config, process.ready, process.service, process.live, router)
+        )
         stack.push_async_callback(process.stop)
         if process.config.orders_admin_url:
             token = process.config.settings_token.get_secret_value()
@@ -246,4 +256,4 @@ async def stopped() -> None:
     await stop.wait()
 
 
-__all__ = ["HttpServer", "Process", "participant", "run", "run_participant", "stopped", "topology"]
+__all__ = ["HttpServer", "Process", "participant", "run", "run_participant", "stopped", "style_of", "topology"]

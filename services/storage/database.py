@@ -20,8 +20,11 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
 
 METADATA = MetaData()
 _SERIAL = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER key
@@ -104,24 +107,30 @@ OUTBOX = Table(
 SETTINGS = Table("settings", METADATA, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 
 
+AWAY = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
+"""What is raised while the database cannot be reached."""
+
+
 class Database:
-    """An open database. SQLite has one writer at a time: ``transaction`` queues for it here, in order."""
+    """An open database. SQLite has one writer at a time: ``transaction`` queues for it here, in order; in memory it is
+    one connection for all, and readers queue too."""
 
     def __init__(self, url: str) -> None:
         self._engine: AsyncEngine = create_async_engine(url)
         self.sqlite = self._engine.dialect.name == "sqlite"
+        self._one_connection = isinstance(self._engine.pool, StaticPool)
         self._writer = asyncio.Lock()
         if self.sqlite:
             event.listen(self._engine.sync_engine, "connect", _durable_sqlite)
 
-    @property
-    def dialect(self) -> str:
-        return self._engine.dialect.name
+    def insert(self, table: Table) -> Any:
+        """An INSERT that takes ON CONFLICT, in this database's words."""
+        return (sqlite if self.sqlite else postgresql).insert(table)
 
     async def open(self) -> None:
-        """Connect and make what is missing. Raises ``OperationalError`` or ``OSError`` while it is not there."""
-        async with self._engine.begin() as connection:
-            if not self.sqlite:  # several services may share one database and start at once
+        """Connect and make what is missing. Raises one of ``AWAY`` while it is not there."""
+        async with self.transaction() as connection:
+            if not self.sqlite:  # replicas may start at once
                 await connection.execute(text("SELECT pg_advisory_xact_lock(4711)"))
             await connection.run_sync(METADATA.create_all)
 
@@ -129,11 +138,13 @@ class Database:
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """A connection with a transaction around it: committed at the end, rolled back by an exception."""
         async with self._writer if self.sqlite else nullcontext(), self._engine.begin() as connection:
+            if self.sqlite:  # else what is read before the first write may be out of date by then: a replica's
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.connect() as connection:
+        async with self._writer if self._one_connection else nullcontext(), self._engine.connect() as connection:
             yield connection
 
     async def ready(self) -> str | None:
@@ -141,7 +152,7 @@ class Database:
         try:
             async with self.reading() as connection:
                 await connection.execute(text("SELECT 1"))
-        except (DBAPIError, OSError) as error:
+        except (DBAPIError, *AWAY) as error:
             return f"database: {str(error).splitlines()[0]}"
         return None
 
@@ -155,6 +166,3 @@ def _durable_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA busy_timeout=5000")
     cursor.close()
-
-
-__all__ = ["Database", "OperationalError"]

@@ -13,9 +13,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import Row, delete, func, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.domain.messages import Event, Order, type_name
@@ -85,27 +82,28 @@ class OrderStore:
         now_ns = time.time_ns()
         until_ns = now_ns + int(lease_s * _SECOND_NS)
         order_id = state.order.order_id
-        try:
-            async with self._database.transaction() as connection:
-                await connection.execute(
-                    insert(ORDERS).values(
-                        id=order_id,
-                        style=style,
-                        transport=transport,
-                        state=state.verdict.value,
-                        order_json=_ORDER.dump_json(state.order),
-                        **_slots(state),
-                        accepted_at_ns=now_ns,
-                        idempotency_key=idempotency_key,
-                        body_hash=body_hash,
-                        carrier=json.dumps(dict(carrier)),
-                        lease_until_ns=until_ns if conversation else None,
-                    )
+        async with self._database.transaction() as connection:
+            placed = await connection.execute(
+                self._database.insert(ORDERS)
+                .values(
+                    id=order_id,
+                    style=style,
+                    transport=transport,
+                    state=state.verdict.value,
+                    order_json=_ORDER.dump_json(state.order),
+                    **_slots(state),
+                    accepted_at_ns=now_ns,
+                    idempotency_key=idempotency_key,
+                    body_hash=body_hash,
+                    carrier=json.dumps(dict(carrier)),
+                    lease_until_ns=until_ns if conversation else None,
                 )
-                await connection.execute(insert(HISTORY).values(order_id=order_id, at_ns=now_ns, event="order.placed"))
-                stored = [await _store(connection, parcel, until_ns) for parcel in parcels]
-        except IntegrityError as error:
-            raise KeyTaken(idempotency_key) from error
+                .on_conflict_do_nothing(index_elements=[ORDERS.c.idempotency_key])
+            )
+            if placed.rowcount != 1:
+                raise KeyTaken(idempotency_key)
+            await connection.execute(insert(HISTORY).values(order_id=order_id, at_ns=now_ns, event="order.placed"))
+            stored = [await _store(connection, parcel, until_ns) for parcel in parcels]
         accepted = StoredOrder(state, style, transport, state.verdict, None, now_ns, None, body_hash, dict(carrier))
         return accepted, stored
 
@@ -122,19 +120,20 @@ class OrderStore:
                 raise KeyError(order_id)
             before = _stored(row)
             if cause is not None:
-                conflict_free = sqlite_insert if self._database.sqlite else postgres_insert
                 first = await connection.execute(
-                    conflict_free(INBOX).values(cause=cause, handled_at_ns=now_ns).on_conflict_do_nothing()
+                    self._database.insert(INBOX).values(cause=cause, handled_at_ns=now_ns).on_conflict_do_nothing()
                 )
                 if first.rowcount != 1:
                     return before, False
             state = evolve(before.state, event)
-            ended = not before.ended and state.verdict is not Verdict.ACCEPTED
-            values: dict[str, Any] = {**_slots(state), "state": state.verdict.value}
-            if state.verdict is not Verdict.ACCEPTED:
+            # the first end that was reached stays: what is heard later may only fill in the slots
+            verdict = before.verdict if before.ended else state.verdict
+            ended = not before.ended and verdict is not Verdict.ACCEPTED
+            values: dict[str, Any] = {**_slots(state), "state": verdict.value}
+            if ended:
                 values["lease_until_ns"] = None
-                values["completed_at_ns"] = before.completed_at_ns or now_ns
-                if state.verdict is Verdict.REJECTED:
+                values["completed_at_ns"] = now_ns
+                if verdict is Verdict.REJECTED:
                     values["reason"] = state.reason or reason
             await connection.execute(update(ORDERS).where(ORDERS.c.id == order_id).values(**values))
             await connection.execute(
@@ -227,10 +226,13 @@ class OrderStore:
     async def put_settings(self, values: Mapping[str, str | None]) -> None:
         """Set each of ``values``; None goes back to the default."""
         async with self._database.transaction() as connection:
-            await connection.execute(delete(SETTINGS).where(SETTINGS.c.name.in_(list(values))))
-            rows = [{"name": name, "value": value} for name, value in values.items() if value is not None]
-            if rows:
-                await connection.execute(insert(SETTINGS), rows)
+            reset = [name for name, value in values.items() if value is None]
+            await connection.execute(delete(SETTINGS).where(SETTINGS.c.name.in_(reset)))
+            put = self._database.insert(SETTINGS)
+            put = put.on_conflict_do_update(index_elements=[SETTINGS.c.name], set_={"value": put.excluded.value})
+            for name, value in sorted(values.items()):  # in one order: two replicas must not wait for each other
+                if value is not None:
+                    await connection.execute(put.values(name=name, value=value))
 
 
 async def _store(connection: AsyncConnection, parcel: Parcel, until_ns: int) -> Parcel:

@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass
 
 from sqlalchemy import distinct, func, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from services.domain.order import Slot
 from services.storage.database import EFFECTS, FAILURES, INBOX, STEPS, Database
@@ -60,10 +58,9 @@ class ParticipantStore:
         was handled or the slot changed since ``recall``."""
         now_ns = time.time_ns()
         async with self._database.transaction() as connection:
-            conflict_free = sqlite_insert if self._database.sqlite else postgres_insert
             if cause is not None:
                 first = await connection.execute(
-                    conflict_free(INBOX)
+                    self._database.insert(INBOX)
                     .values(cause=cause, answer_type=answer[0], answer=answer[1], handled_at_ns=now_ns)
                     .on_conflict_do_nothing()
                 )
@@ -73,7 +70,7 @@ class ParticipantStore:
                 return
             if was is Slot.PENDING:
                 changed = await connection.execute(
-                    conflict_free(STEPS)
+                    self._database.insert(STEPS)
                     .values(order_id=order_id, slot=slot.value, reason=reason)
                     .on_conflict_do_nothing()
                 )
@@ -105,9 +102,8 @@ class Failures:
 
     async def add(self, cause: str) -> int:
         """Count one more failure of ``cause``; gives the count."""
-        conflict = sqlite_insert if self._database.sqlite else postgres_insert
         statement = (
-            conflict(FAILURES)
+            self._database.insert(FAILURES)
             .values(cause=cause, count=1)
             .on_conflict_do_update(index_elements=[FAILURES.c.cause], set_={"count": FAILURES.c.count + 1})
             .returning(FAILURES.c.count)

@@ -133,7 +133,7 @@ class MessagingSpans:
         creations = [creation_context(headers) for headers in messages]
         producers = [get_current_span(context).get_span_context() for context in creations]
         single_parent = _without_span(creations[0], None) if self._shape() is Shape.LINK else creations[0]
-        sent = [int(h[c.HEADER_SENT_AT]) for h in messages if h.get(c.HEADER_SENT_AT, "").isdecimal()]
+        sent = [sent_ns for headers in messages if (sent_ns := _sent_at_ns(headers)) is not None]
         return self._many(
             *(words, words.receive, Operation.RECEIVE, destination, messages),
             single_parent=single_parent,
@@ -159,7 +159,7 @@ class MessagingSpans:
         """Around handling one message; the wait before it is written as a ``queue`` span first.
 
         Everything inside runs in the message's context: its baggage, and the process span as current.
-        An exception marks the span and goes on.
+        An exception marks the span and goes on; one that is dealt with inside marks it by ``fail``.
         """
         shape = self._shape()
         creation = creation_context(headers)
@@ -217,6 +217,7 @@ class MessagingSpans:
             raise
         finally:
             otel_context.detach(token)
+            error = error or _error_type(span)
             span.end()
             labels = (self.service, words.system, destination, words.process, error)
             metrics.PROCESS_DURATION.labels(*labels).observe(time.perf_counter() - started, metrics.exemplar(span))
@@ -318,10 +319,9 @@ class MessagingSpans:
         now_ns: int,
         released_at_ns: int | None,
     ) -> None:
-        sent_at = headers.get(c.HEADER_SENT_AT, "")
-        if released_at_ns is None and not sent_at.isdecimal():
+        since_ns = released_at_ns or _sent_at_ns(headers)
+        if since_ns is None:
             return
-        since_ns = released_at_ns or int(sent_at)
         span = self._wait_span(f"{Operation.QUEUE} {destination}", parent, Operation.QUEUE, since_ns, now_ns, common)
         metrics.QUEUE_DURATION.labels(source, destination, self.service, words.system).observe(
             max(0, now_ns - since_ns) / 1e9, metrics.exemplar(span)
@@ -403,6 +403,17 @@ def fail(span: Span, error: BaseException) -> str:
     span.set_attribute(c.ERROR_TYPE, name)
     span.set_status(Status(StatusCode.ERROR, str(error)[:200]))
     return name
+
+
+def _error_type(span: Span) -> str:
+    """What ``fail`` has said of ``span``; empty where nothing has failed, or nobody records."""
+    return str((getattr(span, "attributes", None) or {}).get(c.ERROR_TYPE, ""))
+
+
+def _sent_at_ns(headers: Mapping[str, str]) -> int | None:
+    """When the message was handed over; None where that is not said or cannot be."""
+    text = headers.get(c.HEADER_SENT_AT, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def _without_span(context: Context, instead: SpanContext | None) -> Context:

@@ -12,6 +12,7 @@ os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
 os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from opentelemetry.context import Context
@@ -22,10 +23,10 @@ from opentelemetry.processor.baggage import BaggageSpanProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import Tracer
-from prometheus_client import Counter
+from prometheus_client import REGISTRY, Counter
 
 from services.telemetry import conventions as c
 from services.telemetry.messaging import MessagingSpans, Shape
@@ -37,6 +38,7 @@ EXPORT_TIMEOUT_S = 30
 
 SPANS_STARTED = Counter("otel_sdk_span_started", "Spans started", (c.LABEL_SERVICE,))
 SPANS_ENDED = Counter("lab_spans_ended", "Spans ended and handed to the exporter's queue", (c.LABEL_SERVICE,))
+SPANS_EXPORTED = Counter("lab_spans_exported", "Spans sent, or given up", (c.LABEL_SERVICE, c.LABEL_ERROR))
 
 _meter_provider: list[MeterProvider] = []
 
@@ -53,6 +55,20 @@ class _Counting(SpanProcessor):
         self._ended.inc()
 
 
+class _Exporter(OTLPSpanExporter):
+    """OTLP over HTTP, counting what was acknowledged and what was given up."""
+
+    def __init__(self, service: str, endpoint: str) -> None:
+        super().__init__(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S, meter_provider=meter_provider())
+        self._service = service
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = super().export(spans)
+        error = "" if result is SpanExportResult.SUCCESS else "given_up"
+        SPANS_EXPORTED.labels(self._service, error).inc(len(spans))
+        return result
+
+
 @dataclass(slots=True)
 class Telemetry:
     """The telemetry of one service in this process. ``shape`` may be changed at any time."""
@@ -67,10 +83,23 @@ class Telemetry:
         self.tracer = self.provider.get_tracer("antiphon", schema_url=c.SCHEMA_URL)
         self.messaging = MessagingSpans(self.service, self.tracer, lambda: self.shape)
 
-    def flush(self) -> None:
-        """Send what is queued; blocks until done or given up. Call it last, off the event loop."""
+    def flush(self) -> dict[str, int]:
+        """Send what is queued and end; blocks until done or given up. Call it last, off the event loop.
+
+        Gives the number of spans that were started, ended, exported and given up: none was lost if all but the last
+        are equal.
+        """
         self.provider.force_flush(5000)
         self.provider.shutdown()
+        return {
+            "started": self._count("otel_sdk_span_started_total"),
+            "ended": self._count("lab_spans_ended_total"),
+            "exported": self._count("lab_spans_exported_total", error_type=""),
+            "given_up": self._count("lab_spans_exported_total", error_type="given_up"),
+        }
+
+    def _count(self, name: str, **labels: str) -> int:
+        return int(REGISTRY.get_sample_value(name, {c.LABEL_SERVICE: self.service, **labels}) or 0)
 
 
 def set_up(
@@ -82,7 +111,6 @@ def set_up(
 ) -> Telemetry:
     """Telemetry for ``service``: spans go to ``otlp_endpoint`` (a base address), or each at once to ``exporter``
     (tests), or nowhere."""
-    meters = meter_provider()
     provider = TracerProvider(
         resource=Resource.create(
             {
@@ -100,12 +128,10 @@ def set_up(
     if otlp_endpoint:
         provider.add_span_processor(
             BatchSpanProcessor(
-                OTLPSpanExporter(
-                    f"{otlp_endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S, meter_provider=meters
-                ),
+                _Exporter(service, otlp_endpoint),
                 max_queue_size=MAX_QUEUE_SIZE,
                 schedule_delay_millis=SCHEDULE_DELAY_MS,
-                meter_provider=meters,
+                meter_provider=meter_provider(),
             )
         )
     if exporter is not None:
