@@ -1,0 +1,53 @@
+"""Plain questions to a running lab: place an order, read and change settings. Answers are the documents as they come.
+
+Every failure is a ``LabError`` with the service's own words: a problem document's ``detail``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from lab.targets import LabError, TargetDownError
+
+WAIT_S = 30
+
+
+def place_order(
+    front_door: str, *, style: str, transport: str | None, body: Mapping[str, Any], wait_s: float = WAIT_S
+) -> dict[str, Any]:
+    """Place an order and give it as it stands when it has ended, or after ``wait_s``."""
+    params = {"style": style} if transport is None else {"style": style, "transport": transport}
+    placed = _ask("POST", f"{front_door}/orders", params=params, json=body)
+    if placed["state"] != "accepted":
+        return placed
+    return _ask("GET", f"{front_door}/orders/{placed['id']}", params={"wait_s": wait_s}, timeout=wait_s + 10)
+
+
+def get_settings(admin: str, token: str) -> dict[str, Any]:
+    """``values`` by name, and ``about``: a sentence on each."""
+    return _ask("GET", f"{admin}/settings", headers=_bearer(token))
+
+
+def put_settings(admin: str, token: str, values: Mapping[str, str | None]) -> dict[str, Any]:
+    """Change settings; None goes back to the default. In force everywhere within two seconds."""
+    return _ask("PUT", f"{admin}/settings", headers=_bearer(token), json={"values": dict(values)})
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+def _ask(method: str, url: str, **how: Any) -> dict[str, Any]:
+    try:
+        answer = httpx.request(method, url, trust_env=False, **{"timeout": 30, **how})
+    except httpx.TransportError as error:
+        raise TargetDownError(f"{url} does not answer ({error}): lab status shows what runs") from error
+    try:
+        document: dict[str, Any] = answer.json()
+    except ValueError:
+        document = {}
+    if answer.is_error:
+        valid = f" (there are: {', '.join(document['valid'])})" if "valid" in document else ""
+        raise LabError(f"{document.get('detail', answer.reason_phrase)}{valid}")
+    return document

@@ -1,0 +1,197 @@
+"""The commands that use a running lab: load, compare, order, trace, settings, demo.
+
+Each is a thin layer over a module of its own; ``lab.cli`` registers them. What they ask is what any operator can
+ask: the front door, orders' admin port, the span store, Prometheus.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lab.targets import LabError, Target
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def load(
+    flow: Annotated[
+        list[str] | None, typer.Option("--flow", help="STYLE/TRANSPORT, may be repeated; default: all that run.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="standard, demo, smoke, step, spike or soak.")] = "standard",
+    seed: Annotated[int, typer.Option(help="The same seed sends the same orders.")] = 1,
+    refused_share: Annotated[float, typer.Option(help="Share of orders that will be refused, 0 to 1.")] = 0.1,
+    ui: Annotated[bool, typer.Option("--ui", help="Serve Locust's page instead of running headless.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drive load through whatever runs, one flow at a time, and compare."""
+    from lab.load import run_load
+
+    target = _target()
+    result = run_load(
+        front_door=target.addresses["front_door"],
+        runs_dir=_runs(target),
+        flows=[_flow(text) for text in flow] if flow else None,
+        profile=profile,
+        seed=seed,
+        refused_share=refused_share,
+        console=None if as_json else _console(),
+        ui_port=_ui_port(target) if ui else None,
+    )
+    compare(result.run_id, as_json=as_json)
+
+
+def compare(
+    run: Annotated[str | None, typer.Argument(help="The run; default: the last one.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run's figures per style and transport, and write its report."""
+    from lab.compare import compare as ask
+    from lab.compare import print_comparison, to_markdown, write_report
+
+    target = _target()
+    addresses = target.addresses
+    comparison = ask(
+        run or _last_run(_runs(target)),
+        span_store=addresses.get("span_store"),
+        prometheus=addresses.get("prometheus"),
+        jaeger=addresses.get("jaeger"),
+        runs_dir=_runs(target),
+    )
+    written = write_report(comparison, _runs(target))
+    if as_json:
+        print(written.json.read_text())
+    elif markdown:
+        print(to_markdown(comparison))
+    else:
+        print_comparison(comparison, _console())
+        print(f"The report, with plots: {written.html}")
+
+
+def order(
+    style: Annotated[str, typer.Option(help="See lab styles: /styles of the front door.")] = "request_response",
+    transport: Annotated[str | None, typer.Option(help="Default: the style's.")] = None,
+    sku: Annotated[str, typer.Option(help="What to order.")] = "tea",
+    quantity: Annotated[int, typer.Option(min=1, help="How many.")] = 1,
+    card: Annotated[str, typer.Option(help="The card; 4000000000000002 is always declined.")] = "4242424242424242",
+    ship_to: Annotated[str, typer.Option(help="Where to; nobody goes to Atlantis.")] = "Lisbon",
+    customer: Annotated[str, typer.Option(help="Who; c-unreachable cannot be told.")] = "c-1",
+    as_json: AsJson = False,
+) -> None:
+    """Place one order and wait for its end."""
+    from lab.ask import place_order
+
+    placed = place_order(
+        _target().addresses["front_door"],
+        style=style,
+        transport=transport,
+        body={
+            "customer": customer,
+            "card": card,
+            "ship_to": ship_to,
+            "lines": [{"sku": sku, "quantity": quantity}],
+        },
+    )
+    if as_json:
+        print(json.dumps(placed, indent=1))
+        return
+    why = f" ({placed['reason']})" if placed["reason"] else ""
+    print(f"{placed['id']}  {placed['style']} over {placed['transport']}: {placed['state']}{why}")
+    print(f".venv/bin/lab trace {placed['id']}")
+
+
+def trace(order_id: Annotated[str, typer.Argument(metavar="ORDER")], as_json: AsJson = False) -> None:
+    """Draw every trace of an order on one clock: times, links, waits."""
+    from lab.trace import trace_command
+
+    code = trace_command(order_id, _target().addresses["span_store"], as_json=as_json)
+    if code:
+        raise typer.Exit(code)
+
+
+def settings(
+    changes: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="NAME= resets it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the live settings, or change some: trace.shape=link payment.work_ms=200."""
+    from lab.ask import get_settings, put_settings
+
+    target = _target()
+    admin, token = target.addresses["orders_admin"], target.settings_token
+    if changes:
+        put_settings(admin, token, dict(_change(text) for text in changes))
+    shown = get_settings(admin, token)
+    if as_json:
+        print(json.dumps(shown["values"], indent=1))
+        return
+    width = max(map(len, shown["values"]))
+    for name, value in shown["values"].items():
+        print(f"{name:<{width}}  {value:<8}  {shown['about'][name]}")
+
+
+def demo(
+    seed: Annotated[int, typer.Option(help="The same seed sends the same orders.")] = 1,
+    port_base: Annotated[int | None, typer.Option(help="First of the lab's ports (default 21000).")] = None,
+) -> None:
+    """Start the lab, drive load through four flows, print the comparison, leave the lab up."""
+    from lab.demo import load_and_compare
+    from lab.targets.local.progress import display
+
+    target: Any = _target()
+    with display() as progress:
+        target.up(port_base=port_base, jaeger="defer", progress=progress)
+    load_and_compare(addresses=target.addresses, runs_dir=_runs(target), console=_console(), seed=seed)
+    with display() as progress:
+        target.start_jaeger(progress)
+    print("The lab stays up: lab status shows it, lab down ends it.")
+
+
+COMMANDS = (load, compare, order, trace, settings, demo)
+
+
+def _target() -> Target:
+    from lab.targets import current
+
+    return current()
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _runs(target: Any) -> Path:
+    path: Path = target.state_dir / "runs"
+    return path
+
+
+def _last_run(runs: Path) -> str:
+    known = sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.exists() else []
+    if not known:
+        raise LabError("there is no run to compare: lab load makes one")
+    return known[-1]
+
+
+def _flow(text: str) -> Any:
+    from load.plan import Flow
+
+    try:
+        return Flow.parse(text)
+    except ValueError as error:
+        raise LabError(str(error)) from None
+
+
+def _change(text: str) -> tuple[str, str | None]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise LabError(f"a change is NAME=VALUE (NAME= goes back to the default), not {text!r}")
+    return name, value or None
+
+
+def _ui_port(target: Any) -> int:
+    from lab.targets.local.ports import Ports
+
+    return Ports(int(target.addresses["front_door"].rsplit(":", 1)[1]))["locust"]

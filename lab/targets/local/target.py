@@ -1,0 +1,292 @@
+"""The local target as a whole: decide, get what is missing, start it, and find it again later."""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab.targets import LabError, ProcessStatus, Progress, Status, TargetDownError
+from lab.targets.local import paths, prometheus
+from lab.targets.local.assembly import assemble, choose
+from lab.targets.local.plan import Plan
+from lab.targets.local.ports import DEFAULT_BASE, Ports, check_free
+from lab.targets.local.process import Process
+from lab.targets.local.progress import quiet
+from lab.targets.local.servers import ENTRIES, TRANSPORTS, Entry
+from lab.targets.local.state import Running, State, StateDir, marked, rss_bytes
+from lab.targets.local.supervisor import Supervisor
+
+# what a person or a script may want to reach: the port's name, and the process that has to run for it
+HTTP_ADDRESSES = {
+    "front_door": ("front_door", "orders"),
+    "orders_admin": ("orders.admin", "orders"),
+    "jaeger": ("jaeger", "jaeger"),
+    "jaeger_otlp_http": ("jaeger.otlp_http", "jaeger"),
+    "prometheus": ("prometheus", "prometheus"),
+    "span_store": ("span_store", "spans"),
+    "rabbitmq_management": ("rabbitmq.management", "rabbitmq"),
+}
+OTHER_ADDRESSES = ("rabbitmq", "kafka", "postgres")
+
+
+class LocalTarget:
+    """Processes on this machine, known by their state folder.
+
+    `tied` (or LAB_TIED=1) is for tests: every process dies with the one that started it, however that ends.
+    `entries` replaces the table of what can run.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        state_dir: Path | None = None,
+        *,
+        tied: bool | None = None,
+        entries: Mapping[str, Entry] | None = None,
+    ) -> None:
+        self._dir = StateDir(state_dir or paths.state_dir())
+        self._supervisor = Supervisor(self._dir, tied=bool(os.environ.get("LAB_TIED")) if tied is None else tied)
+        self._entries = ENTRIES if entries is None else entries
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """URLs, and host:port where no HTTP is spoken, of what runs."""
+        return _addresses(self._running())
+
+    @property
+    def settings_token(self) -> str:
+        """The bearer token of orders' settings."""
+        self._running()
+        return self._dir.credentials()["settings_token"]
+
+    @property
+    def rabbitmq_url(self) -> str:
+        """AMQP address with user and password."""
+        plan = Plan(self._dir.root, Ports(self._running().port_base), self._dir.credentials())
+        return plan.rabbitmq_url
+
+    @property
+    def installable(self) -> list[str]:
+        """Debian packages that would bring what could not be had, where unpacking them did not work."""
+        return self._dir.load().installable
+
+    @property
+    def state_dir(self) -> Path:
+        """Where data, logs and the list of processes are."""
+        return self._dir.root
+
+    def log_path(self, name: str) -> Path:
+        """The file that holds what the named process printed."""
+        path = self._dir.log(name)
+        if not path.exists():
+            known = sorted(log.stem for log in self._dir.logs.glob("*.log"))
+            if not known:
+                raise TargetDownError("no logs yet: lab up starts what writes them")
+            raise LabError(unknown("log", name, known))
+        return path
+
+    def up(
+        self,
+        names: Sequence[str] = (),
+        *,
+        port_base: int | None = None,
+        jaeger: str = "auto",
+        database: str = "sqlite",
+        progress: Progress = quiet,
+    ) -> Status:
+        """Start the named entries of the table (all default ones if none), and wait until they are ready.
+
+        What runs already stays as it is, unless it has to be told something new (a service, of a broker that
+        came later): then it is restarted. What cannot be had is left out, with its reason in the status. If
+        something does not become ready, or on Ctrl-C, all that this call started is ended again.
+        """
+        if sys.platform != "linux":
+            raise LabError("the local target needs Linux; elsewhere use a cluster: make kind-up")
+        wanted = choose(names, self._entries, jaeger=jaeger, database=database)
+        with self._dir.lock():
+            state = self._tidied(progress)
+            if state.running and port_base not in (None, state.port_base):
+                raise LabError(
+                    f"the lab already runs at port base {state.port_base}: run lab down first, or leave out --port-base"
+                )
+            if not state.running:
+                state = State(port_base=port_base or DEFAULT_BASE, database=database)
+                self._dir.rotate_logs()
+            state.jaeger = jaeger
+            state.entries = [name for name in self._entries if name in wanted or name in state.entries]
+            processes = assemble(state, self._dir, self._entries, progress)
+            changed = [process.name for process in processes if _told_otherwise(process, state)]
+            self._supervisor.stop(changed, state, progress)
+            missing = [process for process in processes if process.name not in state.running]
+            check_free(Ports(state.port_base), [port for process in missing for port in process.ports])
+            with self._undone_on_failure(state, [process.name for process in missing], progress):
+                self._supervisor.start(missing, state, progress)
+            self._dir.save(state)
+            self._rescrape(state, processes, missing)
+        return self.status()
+
+    def start_jaeger(self, progress: Progress = quiet) -> Status:
+        """Start Jaeger beside what runs; where it has to be built, its build begins in the background."""
+        self._running()
+        return self.up(["jaeger"], jaeger="build", progress=progress)
+
+    def down(self, *, purge: bool = False, progress: Progress = quiet) -> None:
+        """End all processes, if any; `purge` also removes data, logs and credentials."""
+        if not self._dir.root.exists():
+            return
+        with self._dir.lock():
+            try:
+                state = self._dir.load()
+            except LabError:  # unreadable: the marks still tell which processes are ours
+                state = State()
+            with _uninterrupted():
+                self._supervisor.stop(list(state.running), state, progress)
+                self._supervisor.sweep()
+            self._dir.forget()
+        if purge:
+            shutil.rmtree(self._dir.root)
+
+    def restart(self, *names: str, progress: Progress = quiet) -> Status:
+        """Stop the named processes, and start them as they were started, dead ones too; wait until ready."""
+        with self._dir.lock():
+            state = self._running()
+            before = {name: self._known(state, name) for name in names}
+            processes = [running.process for running in before.values()]
+            try:
+                self._supervisor.stop(names, state, progress)
+                check_free(Ports(state.port_base), [port for process in processes for port in process.ports])
+                self._supervisor.start(processes, state, progress)
+            finally:
+                # one that could not be started stays listed, as not running
+                state.running = {**before, **state.running}
+                self._dir.save(state)
+        return self.status()
+
+    def kill(self, name: str, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to one process; with SIGKILL, return when it is gone."""
+        self._supervisor.kill(self._known(self._running(), name), signum)
+
+    def status(self) -> Status:
+        """Ask every process, now. Raises TargetDownError when none was started."""
+        state = self._running()
+        pids = marked(self._dir.mark)
+        reasons = {name: self._supervisor.why_not_ready(running) for name, running in state.running.items()}
+        processes = [
+            ProcessStatus(
+                name=name,
+                pid=running.pid if self._supervisor.is_alive(running) else None,
+                ready=not reasons[name],
+                rss_bytes=rss_bytes(pids.get(name, [])),
+                reason=reasons[name],
+            )
+            for name, running in state.running.items()
+        ]
+        return Status(
+            target=self.name,
+            ready=not any(reason and not state.running[name].process.optional for name, reason in reasons.items()),
+            addresses=_addresses(state),
+            processes=processes,
+            transports={
+                transport: "ready" if server is None else _transport(server, state, reasons)
+                for transport, server in TRANSPORTS.items()
+            },
+            notes={**state.notes, **state.absent},
+        )
+
+    def _running(self) -> State:
+        state = self._dir.load()
+        if not state.running:
+            raise TargetDownError("the lab is not running: lab up starts it")
+        return state
+
+    def _known(self, state: State, name: str) -> Running:
+        if name not in state.running:
+            raise LabError(unknown("process", name, state.running))
+        return state.running[name]
+
+    def _tidied(self, progress: Progress) -> State:
+        """The state without what is dead; ends what is left of a run that nobody ended."""
+        state = self._dir.load()
+        dead = [name for name, running in state.running.items() if not self._supervisor.is_alive(running)]
+        for name in dead:
+            progress(name, "had ended by itself", "absent")
+            del state.running[name]
+            self._supervisor.sweep(name)
+        if not state.running:
+            self._supervisor.sweep()
+        return state
+
+    @contextmanager
+    def _undone_on_failure(self, state: State, names: Sequence[str], progress: Progress) -> Iterator[None]:
+        """If the block, which starts the named processes, fails or is interrupted: end them again."""
+        try:
+            yield
+        except BaseException:
+            with _uninterrupted():
+                self._supervisor.stop(names, state, progress)
+                for name in names:  # Ctrl-C may have come before a new pid was noted
+                    self._supervisor.sweep(name)
+            if not state.running:
+                self._dir.forget()
+            raise
+
+    def _rescrape(self, state: State, processes: Iterable[Process], started: Sequence[Process]) -> None:
+        """Tell a Prometheus that ran before about the processes that came since."""
+        for process in processes:
+            if process.name == "prometheus" and process not in started:
+                text = process.files[prometheus.CONFIG]
+                self._dir.write_private(self._dir.root / prometheus.CONFIG, text)
+                self._supervisor.kill(state.running["prometheus"], signal.SIGHUP)
+
+
+def unknown(what: str, word: str, known: Iterable[str]) -> str:
+    """The line for a word that is none of the known ones."""
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"no {what} is called {word!r}: " + (
+        f"did you mean {near[0]!r}?" if near else "there are " + ", ".join(known)
+    )
+
+
+def _told_otherwise(process: Process, state: State) -> bool:
+    """True when it runs with other settings of ours than it would be started with now."""
+    running = state.running.get(process.name)
+    return running is not None and _settings(running.process) != _settings(process)
+
+
+def _settings(process: Process) -> dict[str, str]:
+    return {name: value for name, value in process.env.items() if name.startswith(("LAB_", "OTEL_"))}
+
+
+def _addresses(state: State) -> dict[str, str]:
+    ports = Ports(state.port_base)
+    running = state.running
+    return {
+        **{name: ports.url(port) for name, (port, process) in HTTP_ADDRESSES.items() if process in running},
+        **{name: ports.address(name) for name in OTHER_ADDRESSES if name in running},
+    }
+
+
+def _transport(server: str, state: State, reasons: Mapping[str, str]) -> str:
+    if server in state.running:
+        return reasons[server] or "ready"
+    return f"absent: {state.absent.get(server, 'not started')}"
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """While the block runs, Ctrl-C waits: it is about to leave nothing behind."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread, so no Ctrl-C comes here
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
