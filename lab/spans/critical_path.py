@@ -10,8 +10,8 @@ a send that the other side's spans do not account for), ``waiting`` (``queue`` a
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from lab.spans import schema
 from lab.spans.graph import CLIENT, CONSUMER, PRODUCER, SERVER, CausalGraph, Node
@@ -30,8 +30,7 @@ class Kind(StrEnum):
     UNEXPLAINED = "unexplained"
 
 
-@dataclass(slots=True, frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """A part of the path, in ns since 1970-01-01 UTC. For unexplained time, ``span`` is the last one before it."""
 
     kind: Kind

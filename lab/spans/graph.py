@@ -185,10 +185,13 @@ class CausalGraph:
             node = frontier.pop()
             if node.is_batch:
                 continue
-            for near in (*self.link_targets(node), *self.linked_from.get(node.key, ())):
-                if near.key not in members and self.owner(near) in (None, order):
-                    frontier.extend(self._take(near, order, members))
-        return sorted(members.values(), key=lambda node: (node.start, node.key[0], node.key[1]))
+            near = [key for key in node.links if key not in members]
+            near += [linker.key for linker in self.linked_from.get(node.key, ()) if linker.key not in members]
+            for key in near:
+                other = self.nodes.get(key)
+                if other is not None and key not in members and self.owner(other) in (None, order):
+                    frontier.extend(self._take(other, order, members))
+        return sorted(members.values(), key=lambda node: (node.start, node.key))
 
     def _take(self, node: Node, order: int, members: dict[Key, Node]) -> list[Node]:
         """Add a span with its way to the root, and what below it is of no other order; returns what was new."""

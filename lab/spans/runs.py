@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lab.spans import answers, schema
 from lab.spans.critical_path import Kind, accept_span, critical_path, final_span
-from lab.spans.graph import CLIENT, CONSUMER, PRODUCER, SERVER, CausalGraph, Fault, Node
+from lab.spans.graph import CLIENT, CONSUMER, PRODUCER, SERVER, CausalGraph, Fault, Key, Node
 from lab.spans.queries import NotFoundError, Questions, View
 
 _NS_PER_MS = 1e6
@@ -89,7 +89,7 @@ class RunQuestions:
             found: list[answers.Orphan] = []
             total = 0
             for part in _flow_graphs(view, run_id):
-                faults = _faults(part, part.members())
+                faults = _faults(part, _spans_of(part, part.members().values()))
                 total += len(faults)
                 nodes = sorted(faults, key=lambda node: (node.start, node.key))[: limit - len(found)]
                 orders = view.order_ids({node.order for node in nodes if node.order is not None})
@@ -150,8 +150,8 @@ def _spans_of(part: _FlowGraph, members: Iterable[list[Node]]) -> list[Node]:
     return list(found.values())
 
 
-def _faults(part: _FlowGraph, members: dict[int, list[Node]]) -> dict[Node, Fault]:
-    return {node: fault for node in _spans_of(part, members.values()) if (fault := part.graph.fault(node)) is not None}
+def _faults(part: _FlowGraph, spans: Iterable[Node]) -> dict[Node, Fault]:
+    return {node: fault for node in spans if (fault := part.graph.fault(node)) is not None}
 
 
 def _missing(span: answers.Span, fault: Fault) -> list[answers.SpanRef]:
@@ -193,7 +193,7 @@ def _flow(view: View, part: _FlowGraph) -> answers.Flow:
             for kind in Kind:
                 shares[kind].append(spent[kind] / whole)
     spans = _spans_of(part, members.values())
-    flags = [node.flags for node in spans]
+    flags = [node.flags for node in spans if node.flags]
     accepts.sort()
     durations = sorted(whole for whole, _, _ in completes)
     median = percentile(durations, 0.5)
@@ -227,7 +227,7 @@ def _flow(view: View, part: _FlowGraph) -> answers.Flow:
         work_share=_share(shares[Kind.WORK]),
         wire_share=_share(shares[Kind.WIRE]),
         unexplained_share=_share(shares[Kind.UNEXPLAINED]),
-        orphan_spans=len(_faults(part, members)),
+        orphan_spans=len(_faults(part, spans)),
         redeliveries=sum(1 for bits in flags if bits & schema.REDELIVERY),
         duplicates=sum(1 for bits in flags if bits & schema.DUPLICATE),
         errors=sum(1 for bits in flags if bits & schema.ERROR),
@@ -237,10 +237,15 @@ def _flow(view: View, part: _FlowGraph) -> answers.Flow:
 
 def _own_links(nodes: Sequence[Node]) -> int:
     """Links among an order's spans; of a batch's, those that are this order's."""
-    mine = {node.key for node in nodes}
-    return sum(
-        sum(1 for target in node.links if target in mine) if node.is_batch else len(node.links) for node in nodes
-    )
+    count = 0
+    mine: set[Key] = set()
+    for node in nodes:
+        if node.is_batch:
+            mine = mine or {member.key for member in nodes}
+            count += sum(1 for target in node.links if target in mine)
+        else:
+            count += len(node.links)
+    return count
 
 
 def _rounded(value: float | None) -> float | None:

@@ -42,4 +42,4 @@ class Plan:
         if self.database == "postgres":
             password = self.credentials["postgres_password"]
             return f"postgresql+asyncpg://lab:{password}@{self.ports.address('postgres')}/{service}"
-        return f"sqlite+aiosqlite:///{self.data(service)}.sqlite"
+        return f"sqlite:///{self.data(service)}.sqlite"
