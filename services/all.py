@@ -45,7 +45,7 @@ def _own(config: Config, folder: Path, service: str) -> Config:
     return config.model_copy(
         update={
             "transports": MEMORY.name,
-            "database_url": f"sqlite+aiosqlite:///{folder / service}.sqlite",
+            "database_url": f"sqlite:///{folder / service}.sqlite",
             "admin_port": config.admin_port if service == "orders" else 0,
             "orders_admin_url": "",
         }

@@ -219,6 +219,7 @@ async def orders(process: Process) -> AsyncIterator[Orders]:
             process.forever(desk.recover)
             process.consume(STYLES, react)
             await door.start(front_door(process, desk), process.config.host, process.config.listen.get("http", 0))
+            process.started()
             yield Orders(process, store, desk, door)
         finally:
             desk.stop_waiting()

@@ -7,12 +7,24 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from prometheus_client import make_asgi_app
 from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.runtime.config import Config
 from services.runtime.front_door import explain
 from services.runtime.live import Live
 from services.telemetry import metrics
 from services.transports.http import HttpServer, guard
+
+
+class _Metrics:
+    """An ASGI application as a route: a mount would answer /metrics with a redirect."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 @asynccontextmanager
@@ -38,7 +50,7 @@ async def serving(
     app.add_api_route("/settings/applied", live.as_text)
     if router is not None:
         app.include_router(router)
-    app.mount("/metrics", make_asgi_app())
+    app.router.routes.append(Route("/metrics", _Metrics(make_asgi_app())))
 
     def refused(reason: str) -> None:
         metrics.REFUSED_INPUT.labels(service, "admin", reason).inc()

@@ -26,7 +26,7 @@ class Config(BaseSettings):
     """Why a transport does not run here, by name."""
     rabbitmq_url: str = ""
     kafka_bootstrap: str = ""
-    database_url: str = "sqlite+aiosqlite:///:memory:"
+    database_url: str = "sqlite:///:memory:"
     orders_admin_url: str = ""
     """Where the live settings are asked for; empty: the defaults hold."""
     settings_token: SecretStr = SecretStr("")

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 LEASE_S = 10.0
 """How long one attempt to carry a conversation on, or to send a parcel, may take before others try."""
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 1.0
 
 
 class Desk:
@@ -153,9 +153,9 @@ class Desk:
                 left_s = deadline - time.monotonic()
                 if stored is None or stored.ended or left_s <= 0 or self._stopping:
                     return stored
-                # another replica may be the one that hears of the end: look again each second
+                # another replica may be the one that hears of the end: look again now and then
                 try:
-                    async with asyncio.timeout(min(left_s, 1.0)):
+                    async with asyncio.timeout(min(left_s, LOOK_EVERY_S * 2)):
                         await self._ended[order_id].wait()
                 except TimeoutError:
                     continue

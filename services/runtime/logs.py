@@ -13,6 +13,7 @@ def set_up(service: str) -> None:
     """Send structlog's and the standard library's records (from WARNING on) to standard output."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _service(service),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         _trace,
@@ -24,11 +25,10 @@ def set_up(service: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(service=service)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, _service(service)],
+            foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.JSONRenderer(),
@@ -39,6 +39,8 @@ def set_up(service: str) -> None:
 
 
 def _service(service: str) -> structlog.types.Processor:
+    """Whose line it is: the process's, where no context says more."""
+
     def add(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         record.setdefault("service", service)
         return record

@@ -51,7 +51,8 @@ class Process:
     rpcs: dict[str, Rpc] = field(init=False, default_factory=dict)
     brokers: dict[str, Broker] = field(init=False, default_factory=dict)
     consumers: list[Consumer] = field(init=False, default_factory=list)
-    opening: dict[str, str] = field(init=False, default_factory=dict)
+    opening: dict[str, str] = field(init=False, default_factory=lambda: {"process": "starting"})
+    """Why it is not ready, by part; ``process`` goes last, with ``started``, and comes back with ``stop``."""
     _tasks: set[asyncio.Task[Any]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
@@ -152,9 +153,15 @@ class Process:
                 self.forever(lambda channel=channel: consumer.run(channel))  # type: ignore[misc]
         self.opening.pop(broker.name, None)
 
+    def started(self) -> None:
+        """Everything that others may ask for now listens."""
+        self.opening.pop("process", None)
+
     async def ready(self) -> list[str]:
         """Why this process is not ready; nothing when it is."""
         reasons = list(self.opening.values())
+        if "process" in self.opening:
+            return reasons
         if "database" not in self.opening:
             reasons += [reason] if (reason := await self.database.ready()) else []
         for broker in self.brokers.values():
@@ -165,6 +172,7 @@ class Process:
     # --- stopping ----------------------------------------------------------------------------------------------------
     async def stop(self, drained: Callable[[], Awaitable[None]] | None = None) -> None:
         """Stop taking anything new, finish what is in hand, let go of everything; the telemetry comes last."""
+        self.opening["process"] = "stopping"
         intake = [asyncio.create_task(rpc.drain()) for rpc in self.rpcs.values()]
         for task in list(self._tasks):
             task.cancel()
@@ -224,6 +232,7 @@ async def participant(process: Process, handlers: Callable[[Live], Handlers]) ->
         for rpc in process.rpcs.values():
             await rpc.serve(process.service, worker.calls())
         process.consume(STYLES, react)
+        process.started()
         yield process
 
 

@@ -1,30 +1,35 @@
 """One database per service: SQLite in a file by default, PostgreSQL by URL. SQLAlchemy Core; no mapper.
 
-A transaction either happens whole or not at all, and has happened for good once ``transaction`` is left: SQLite runs
-in WAL mode (a killed process loses nothing that was committed).
+A transaction either happens whole or not at all, and has happened for good once ``write`` returns: SQLite runs in
+WAL mode (a killed process loses nothing that was committed).
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     Integer,
     LargeBinary,
     MetaData,
     Table,
     Text,
+    create_engine,
     event,
+    make_url,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
+
+T = TypeVar("T")
 
 METADATA = MetaData()
 _SERIAL = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER key
@@ -112,16 +117,24 @@ AWAY = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
 
 
 class Database:
-    """An open database. SQLite has one writer at a time: ``transaction`` queues for it here, in order; in memory it is
-    one connection for all, and readers queue too."""
+    """An open database. A transaction is a plain function over a connection: on SQLite it runs in a thread of ours
+    (one writer at a time, in order), which costs a third of going there statement by statement; on PostgreSQL in the
+    event loop, over asyncpg.
+    """
 
     def __init__(self, url: str) -> None:
-        self._engine: AsyncEngine = create_async_engine(url)
-        self.sqlite = self._engine.dialect.name == "sqlite"
-        self._one_connection = isinstance(self._engine.pool, StaticPool)
-        self._writer = asyncio.Lock()
-        if self.sqlite:
-            event.listen(self._engine.sync_engine, "connect", _durable_sqlite)
+        address = make_url(url)
+        self.sqlite = address.get_backend_name() == "sqlite"
+        self._postgres: AsyncEngine | None = None
+        if not self.sqlite:
+            self._postgres = create_async_engine(address)
+            return
+        self._engine = create_engine(address.set(drivername="sqlite"))
+        event.listen(self._engine, "connect", _durable_sqlite)
+        self._writer = ThreadPoolExecutor(1, "sqlite-writer")
+        # in memory there is one connection for all, so readers queue with the writer
+        in_memory = isinstance(self._engine.pool, StaticPool | SingletonThreadPool)
+        self._reader = self._writer if in_memory else ThreadPoolExecutor(2, "sqlite-reader")
 
     def insert(self, table: Table) -> Any:
         """An INSERT that takes ON CONFLICT, in this database's words."""
@@ -129,35 +142,54 @@ class Database:
 
     async def open(self) -> None:
         """Connect and make what is missing. Raises one of ``AWAY`` while it is not there."""
-        async with self.transaction() as connection:
+
+        def make(connection: Connection) -> None:
             if not self.sqlite:  # replicas may start at once
-                await connection.execute(text("SELECT pg_advisory_xact_lock(4711)"))
-            await connection.run_sync(METADATA.create_all)
+                connection.execute(text("SELECT pg_advisory_xact_lock(4711)"))
+            METADATA.create_all(connection)
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A connection with a transaction around it: committed at the end, rolled back by an exception."""
-        async with self._writer if self.sqlite else nullcontext(), self._engine.begin() as connection:
-            if self.sqlite:  # else what is read before the first write may be out of date by then: a replica's
-                await connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield connection
+        await self.write(make)
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        async with self._writer if self._one_connection else nullcontext(), self._engine.connect() as connection:
-            yield connection
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a transaction: committed at its end, rolled back by an exception. On SQLite a caller that is
+        cancelled does not stop it."""
+        if self._postgres is not None:
+            async with self._postgres.begin() as connection:
+                return await connection.run_sync(work)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._write, work)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work``, which writes nothing."""
+        if self._postgres is not None:
+            async with self._postgres.connect() as connection:
+                return await connection.run_sync(work)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, self._read, work)
+
+    def _write(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            # else what is read before the first write may be out of date by then: a replica's
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return work(connection)
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            return work(connection)
 
     async def ready(self) -> str | None:
         """None while it answers, else the reason in one line."""
         try:
-            async with self.reading() as connection:
-                await connection.execute(text("SELECT 1"))
+            await self.read(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
         except (DBAPIError, *AWAY) as error:
             return f"database: {str(error).splitlines()[0]}"
         return None
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        if self._postgres is not None:
+            await self._postgres.dispose()
+            return
+        for threads in {self._writer, self._reader}:
+            await asyncio.to_thread(threads.shutdown)
+        self._engine.dispose()
 
 
 def _durable_sqlite(connection: Any, _record: Any) -> None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Row, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from services.domain.messages import Event, Order, type_name
 from services.domain.order import OrderState, Slot, Verdict, evolve
@@ -82,8 +81,9 @@ class OrderStore:
         now_ns = time.time_ns()
         until_ns = now_ns + int(lease_s * _SECOND_NS)
         order_id = state.order.order_id
-        async with self._database.transaction() as connection:
-            placed = await connection.execute(
+
+        def write(connection: Connection) -> list[Parcel]:
+            placed = connection.execute(
                 self._database.insert(ORDERS)
                 .values(
                     id=order_id,
@@ -102,8 +102,10 @@ class OrderStore:
             )
             if placed.rowcount != 1:
                 raise KeyTaken(idempotency_key)
-            await connection.execute(insert(HISTORY).values(order_id=order_id, at_ns=now_ns, event="order.placed"))
-            stored = [await _store(connection, parcel, until_ns) for parcel in parcels]
+            connection.execute(insert(HISTORY).values(order_id=order_id, at_ns=now_ns, event="order.placed"))
+            return [_store(connection, parcel, until_ns) for parcel in parcels]
+
+        stored = await self._database.write(write)
         accepted = StoredOrder(state, style, transport, state.verdict, None, now_ns, None, body_hash, dict(carrier))
         return accepted, stored
 
@@ -114,13 +116,14 @@ class OrderStore:
         changes nothing. ``reason`` is used if the order ends rejected and no refusal gives one. Raises KeyError for
         an unknown order."""
         now_ns = time.time_ns()
-        async with self._database.transaction() as connection:
-            row = (await connection.execute(select(ORDERS).where(ORDERS.c.id == order_id).with_for_update())).first()
+
+        def fold(connection: Connection) -> tuple[StoredOrder, bool]:
+            row = connection.execute(select(ORDERS).where(ORDERS.c.id == order_id).with_for_update()).first()
             if row is None:
                 raise KeyError(order_id)
             before = _stored(row)
             if cause is not None:
-                first = await connection.execute(
+                first = connection.execute(
                     self._database.insert(INBOX).values(cause=cause, handled_at_ns=now_ns).on_conflict_do_nothing()
                 )
                 if first.rowcount != 1:
@@ -135,11 +138,11 @@ class OrderStore:
                 values["completed_at_ns"] = now_ns
                 if verdict is Verdict.REJECTED:
                     values["reason"] = state.reason or reason
-            await connection.execute(update(ORDERS).where(ORDERS.c.id == order_id).values(**values))
-            await connection.execute(
-                insert(HISTORY).values(order_id=order_id, at_ns=now_ns, event=type_name(type(event)))
-            )
-        return _stored(row, state=state, values=values), ended
+            connection.execute(update(ORDERS).where(ORDERS.c.id == order_id).values(**values))
+            connection.execute(insert(HISTORY).values(order_id=order_id, at_ns=now_ns, event=type_name(type(event))))
+            return _stored(row, state=state, values=values), ended
+
+        return await self._database.write(fold)
 
     async def get(self, order_id: str) -> StoredOrder | None:
         return await self._one(ORDERS.c.id == order_id)
@@ -148,25 +151,25 @@ class OrderStore:
         return await self._one(ORDERS.c.idempotency_key == idempotency_key)
 
     async def _one(self, where: Any) -> StoredOrder | None:
-        async with self._database.reading() as connection:
-            row = (await connection.execute(select(ORDERS).where(where))).first()
+        query = select(ORDERS).where(where)
+        row = await self._database.read(lambda connection: connection.execute(query).first())
         return _stored(row) if row else None
 
     async def history(self, order_id: str) -> list[tuple[int, str]]:
         """(instant in ns, event) in the order in which orders heard them."""
         query = select(HISTORY.c.at_ns, HISTORY.c.event).where(HISTORY.c.order_id == order_id).order_by(HISTORY.c.id)
-        async with self._database.reading() as connection:
-            return [(at_ns, event) for at_ns, event in await connection.execute(query)]
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [(at_ns, event) for at_ns, event in rows]
 
     # --- leases --------------------------------------------------------------------------------------------------
     async def lease(self, order_id: str, lease_s: float) -> None:
         """Hold an unfinished order's conversation for ``lease_s`` more; 0 gives it up for whoever looks next."""
-        async with self._database.transaction() as connection:
-            await connection.execute(
-                update(ORDERS)
-                .where(ORDERS.c.id == order_id, ORDERS.c.state == Verdict.ACCEPTED.value)
-                .values(lease_until_ns=time.time_ns() + int(lease_s * _SECOND_NS))
-            )
+        statement = (
+            update(ORDERS)
+            .where(ORDERS.c.id == order_id, ORDERS.c.state == Verdict.ACCEPTED.value)
+            .values(lease_until_ns=time.time_ns() + int(lease_s * _SECOND_NS))
+        )
+        await self._database.write(lambda connection: connection.execute(statement))
 
     async def abandoned(self, lease_s: float, limit: int = 50) -> list[StoredOrder]:
         """Take the conversations that nobody carries on any more."""
@@ -178,14 +181,13 @@ class OrderStore:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        async with self._database.transaction() as connection:
-            rows = await connection.execute(
-                update(ORDERS)
-                .where(ORDERS.c.id.in_(due.scalar_subquery()))
-                .values(lease_until_ns=now_ns + int(lease_s * _SECOND_NS))
-                .returning(ORDERS)
-            )
-            return [_stored(row) for row in rows]
+        take = (
+            update(ORDERS)
+            .where(ORDERS.c.id.in_(due.scalar_subquery()))
+            .values(lease_until_ns=now_ns + int(lease_s * _SECOND_NS))
+            .returning(ORDERS)
+        )
+        return [_stored(row) for row in await self._database.write(lambda connection: connection.execute(take).all())]
 
     async def unsent(self, lease_s: float, limit: int = 100) -> list[Parcel]:
         """Take the parcels that nobody is sending any more, oldest first."""
@@ -197,46 +199,47 @@ class OrderStore:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        async with self._database.transaction() as connection:
-            rows = await connection.execute(
-                update(OUTBOX)
-                .where(OUTBOX.c.id.in_(due.scalar_subquery()))
-                .values(lease_until_ns=now_ns + int(lease_s * _SECOND_NS))
-                .returning(OUTBOX)
-            )
-            return sorted((_parcel(row) for row in rows), key=lambda parcel: parcel.id)
+        take = (
+            update(OUTBOX)
+            .where(OUTBOX.c.id.in_(due.scalar_subquery()))
+            .values(lease_until_ns=now_ns + int(lease_s * _SECOND_NS))
+            .returning(OUTBOX)
+        )
+        rows = await self._database.write(lambda connection: connection.execute(take).all())
+        return sorted((_parcel(row) for row in rows), key=lambda parcel: parcel.id)
 
     async def sent(self, parcel_ids: Sequence[int]) -> None:
-        async with self._database.transaction() as connection:
-            await connection.execute(
-                update(OUTBOX).where(OUTBOX.c.id.in_(parcel_ids)).values(published_at_ns=time.time_ns())
-            )
+        statement = update(OUTBOX).where(OUTBOX.c.id.in_(parcel_ids)).values(published_at_ns=time.time_ns())
+        await self._database.write(lambda connection: connection.execute(statement))
 
     async def pending(self) -> int:
         """How many parcels have not been sent."""
         query = select(func.count()).where(OUTBOX.c.published_at_ns.is_(None))
-        async with self._database.reading() as connection:
-            return int((await connection.execute(query)).scalar_one())
+        count: int = await self._database.read(lambda connection: connection.execute(query).scalar_one())
+        return count
 
     # --- settings ----------------------------------------------------------------------------------------------------
     async def settings(self) -> dict[str, str]:
-        async with self._database.reading() as connection:
-            return {row.name: row.value for row in await connection.execute(select(SETTINGS))}
+        rows = await self._database.read(lambda connection: connection.execute(select(SETTINGS)).all())
+        return {row.name: row.value for row in rows}
 
     async def put_settings(self, values: Mapping[str, str | None]) -> None:
         """Set each of ``values``; None goes back to the default."""
-        async with self._database.transaction() as connection:
+
+        def write(connection: Connection) -> None:
             reset = [name for name, value in values.items() if value is None]
-            await connection.execute(delete(SETTINGS).where(SETTINGS.c.name.in_(reset)))
+            connection.execute(delete(SETTINGS).where(SETTINGS.c.name.in_(reset)))
             put = self._database.insert(SETTINGS)
             put = put.on_conflict_do_update(index_elements=[SETTINGS.c.name], set_={"value": put.excluded.value})
             for name, value in sorted(values.items()):  # in one order: two replicas must not wait for each other
                 if value is not None:
-                    await connection.execute(put.values(name=name, value=value))
+                    connection.execute(put.values(name=name, value=value))
+
+        await self._database.write(write)
 
 
-async def _store(connection: AsyncConnection, parcel: Parcel, until_ns: int) -> Parcel:
-    result = await connection.execute(
+def _store(connection: Connection, parcel: Parcel, until_ns: int) -> Parcel:
+    result = connection.execute(
         insert(OUTBOX)
         .values(
             order_id=parcel.order_id,

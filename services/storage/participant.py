@@ -6,7 +6,7 @@ An effect, its slot and its inbox entry are written in one transaction: delivery
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import distinct, func, insert, select, update
+from sqlalchemy import Connection, distinct, func, insert, select, update
 
 from services.domain.order import Slot
 from services.storage.database import EFFECTS, FAILURES, INBOX, STEPS, Database
@@ -32,16 +32,19 @@ class ParticipantStore:
     async def recall(self, cause: str | None, order_id: str) -> Memory:
         """What is known of ``order_id``, and of ``cause`` (the id of a message; None for a call, which the slot alone
         makes idempotent)."""
-        async with self._database.reading() as connection:
+
+        def look(connection: Connection) -> Memory:
             handled = None
             if cause is not None:
-                handled = (await connection.execute(select(INBOX).where(INBOX.c.cause == cause))).first()
-            step = (await connection.execute(select(STEPS).where(STEPS.c.order_id == order_id))).first()
-        return Memory(
-            slot=Slot(step.slot) if step else Slot.PENDING,
-            reason=step.reason if step else None,
-            answer=(handled.answer_type, handled.answer) if handled else None,
-        )
+                handled = connection.execute(select(INBOX).where(INBOX.c.cause == cause)).first()
+            step = connection.execute(select(STEPS).where(STEPS.c.order_id == order_id)).first()
+            return Memory(
+                slot=Slot(step.slot) if step else Slot.PENDING,
+                reason=step.reason if step else None,
+                answer=(handled.answer_type, handled.answer) if handled else None,
+            )
+
+        return await self._database.read(look)
 
     async def settle(
         self,
@@ -57,9 +60,10 @@ class ParticipantStore:
         """Remember an answer and, where there is one, its effect. Raises ``Overtaken`` and writes nothing if ``cause``
         was handled or the slot changed since ``recall``."""
         now_ns = time.time_ns()
-        async with self._database.transaction() as connection:
+
+        def write(connection: Connection) -> None:
             if cause is not None:
-                first = await connection.execute(
+                first = connection.execute(
                     self._database.insert(INBOX)
                     .values(cause=cause, answer_type=answer[0], answer=answer[1], handled_at_ns=now_ns)
                     .on_conflict_do_nothing()
@@ -69,29 +73,31 @@ class ParticipantStore:
             if slot is was:
                 return
             if was is Slot.PENDING:
-                changed = await connection.execute(
+                changed = connection.execute(
                     self._database.insert(STEPS)
                     .values(order_id=order_id, slot=slot.value, reason=reason)
                     .on_conflict_do_nothing()
                 )
             else:
-                changed = await connection.execute(
+                changed = connection.execute(
                     update(STEPS).where(STEPS.c.order_id == order_id, STEPS.c.slot == was.value).values(slot=slot.value)
                 )
             if changed.rowcount != 1:
                 raise Overtaken(order_id)
             if effect is not None:
-                await connection.execute(
+                connection.execute(
                     insert(EFFECTS).values(order_id=order_id, action=effect, cause=cause or "call", at_ns=now_ns)
                 )
+
+        await self._database.write(write)
 
     async def effects(self) -> dict[str, tuple[int, int]]:
         """Per action: how often it was carried out, and for how many orders. Equal unless something was done twice."""
         query = select(EFFECTS.c.action, func.count(), func.count(distinct(EFFECTS.c.order_id))).group_by(
             EFFECTS.c.action
         )
-        async with self._database.reading() as connection:
-            return {action: (times, orders) for action, times, orders in await connection.execute(query)}
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {action: (times, orders) for action, times, orders in rows}
 
 
 class Failures:
@@ -108,5 +114,5 @@ class Failures:
             .on_conflict_do_update(index_elements=[FAILURES.c.cause], set_={"count": FAILURES.c.count + 1})
             .returning(FAILURES.c.count)
         )
-        async with self._database.transaction() as connection:
-            return int((await connection.execute(statement)).scalar_one())
+        count: int = await self._database.write(lambda connection: connection.execute(statement).scalar_one())
+        return count

@@ -53,6 +53,11 @@ class MemoryLab:
         order: dict[str, Any] = (await self.client.get(answer.headers["location"], params={"wait_s": 10})).json()
         return order
 
+    async def put(self, **values: str | None) -> None:
+        """Change settings (``payment__work_ms="5"``; None: the default), in force at once in every service."""
+        await self.orders.store.put_settings({name.replace("__", "."): value for name, value in values.items()})
+        self.orders.process.live.update(await self.orders.store.settings())
+
     async def spans(self) -> list[ReadableSpan]:
         """Every span, once all messages are settled and nothing more is coming."""
         network = self.orders.process.network

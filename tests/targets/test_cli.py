@@ -80,8 +80,8 @@ def test_status_json_is_the_contract(lab, running):
     assert set(told) >= {"target", "addresses", "processes", "transports"}
     assert [set(process) for process in told["processes"]] == [{"name", "pid", "ready", "rss_bytes", "reason"}] * 2
     assert told["transports"] == {
-        "rest": "ready",
-        "grpc": "ready",
+        "rest": "absent: orders, inventory, payment, shipping, notifications not running",
+        "grpc": "absent: orders, inventory, payment, shipping, notifications not running",
         "rabbitmq": "absent: not started",
         "kafka": "absent: not started",
     }

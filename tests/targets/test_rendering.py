@@ -111,7 +111,7 @@ def test_service_environment_is_the_agreed_contract(plan):
     assert json.loads(env["LAB_ABSENT"]) == {"kafka": "no Java"}
     assert env["LAB_RABBITMQ_URL"] == "amqp://lab:secret-1@127.0.0.1:23010/"
     assert env["LAB_KAFKA_BOOTSTRAP"] == "127.0.0.1:23020"
-    assert env["LAB_DATABASE_URL"] == "sqlite+aiosqlite:////state/data/payment.sqlite"
+    assert env["LAB_DATABASE_URL"] == "sqlite:////state/data/payment.sqlite"
     assert env["LAB_ORDERS_ADMIN_URL"] == "http://127.0.0.1:23100"
     assert env["LAB_SETTINGS_TOKEN"] == "token-1"
     assert env["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:23004"

@@ -11,6 +11,7 @@ from pathlib import Path
 from lab.targets import LabError, ProcessStatus, Progress, Status, TargetDownError
 from lab.targets.local import paths, prometheus
 from lab.targets.local.assembly import assemble, choose
+from lab.targets.local.ours import SERVICES
 from lab.targets.local.plan import Plan
 from lab.targets.local.ports import DEFAULT_BASE, Ports, check_free
 from lab.targets.local.process import Process
@@ -191,7 +192,7 @@ class LocalTarget:
             addresses=_addresses(state),
             processes=processes,
             transports={
-                transport: "ready" if server is None else _transport(server, state, reasons)
+                transport: _calls(processes) if server is None else _transport(server, state, reasons)
                 for transport, server in TRANSPORTS.items()
             },
             notes={**state.notes, **state.absent},
@@ -270,6 +271,13 @@ def _addresses(state: State) -> dict[str, str]:
         **{name: ports.url(port) for name, (port, process) in HTTP_ADDRESSES.items() if process in running},
         **{name: ports.address(name) for name in OTHER_ADDRESSES if name in running},
     }
+
+
+def _calls(processes: Sequence[ProcessStatus]) -> str:
+    """A wire without a server is there while the services that it joins run."""
+    running = {process.name for process in processes if process.pid is not None}
+    away = [name for name in SERVICES if name not in running]
+    return f"absent: {', '.join(away)} not running" if away else "ready"
 
 
 def _transport(server: str, state: State, reasons: Mapping[str, str]) -> str:
