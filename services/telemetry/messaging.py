@@ -119,9 +119,7 @@ class MessagingSpans:
         finally:
             span.end()
             labels = (self.service, words.system, destination, words.send, error)
-            metrics.bound(metrics.CLIENT_OPERATION_DURATION, *labels).observe(
-                time.perf_counter() - started, metrics.exemplar(span)
-            )
+            metrics.timer(metrics.CLIENT_OPERATION_DURATION, *labels).observe(time.perf_counter() - started, span)
             metrics.bound(metrics.SENT_MESSAGES, *labels).inc()
 
     def receive(
@@ -231,9 +229,7 @@ class MessagingSpans:
             error = error or _error_type(span)
             span.end()
             labels = (self.service, words.system, destination, words.process, error)
-            metrics.bound(metrics.PROCESS_DURATION, *labels).observe(
-                time.perf_counter() - started, metrics.exemplar(span)
-            )
+            metrics.timer(metrics.PROCESS_DURATION, *labels).observe(time.perf_counter() - started, span)
             metrics.bound(metrics.CONSUMED_MESSAGES, *labels).inc()
 
     @contextmanager
@@ -268,9 +264,9 @@ class MessagingSpans:
             raise
         finally:
             span.end()
-            metrics.bound(
+            metrics.timer(
                 metrics.CLIENT_OPERATION_DURATION, self.service, words.system, destination, operation, error
-            ).observe(time.perf_counter() - started, metrics.exemplar(span))
+            ).observe(time.perf_counter() - started, span)
 
     def settle_batch(
         self,
@@ -340,8 +336,8 @@ class MessagingSpans:
         if since_ns is None:
             return
         span = self._wait_span(f"{Operation.QUEUE} {destination}", parent, Operation.QUEUE, since_ns, now_ns, common)
-        metrics.bound(metrics.QUEUE_DURATION, source, destination, self.service, words.system).observe(
-            max(0, now_ns - since_ns) / 1e9, metrics.exemplar(span)
+        metrics.timer(metrics.QUEUE_DURATION, source, destination, self.service, words.system).observe(
+            max(0, now_ns - since_ns) / 1e9, span
         )
 
     def _wait_span(
@@ -410,9 +406,7 @@ class MessagingSpans:
         self, words: Words, operation: str, destination: str, started_ns: int, error: str, span: Span
     ) -> None:
         labels = (self.service, words.system, destination, operation, error)
-        metrics.bound(metrics.CLIENT_OPERATION_DURATION, *labels).observe(
-            (time.time_ns() - started_ns) / 1e9, metrics.exemplar(span)
-        )
+        metrics.timer(metrics.CLIENT_OPERATION_DURATION, *labels).observe((time.time_ns() - started_ns) / 1e9, span)
 
 
 def creation_context(headers: Mapping[str, str]) -> Context:

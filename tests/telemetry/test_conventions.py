@@ -19,6 +19,7 @@ from services.telemetry import setup
 from services.telemetry.messaging import Shape
 from tests.services.lab import DECLINED, NOT_SERVED, ORDER, OUT_OF_STOCK, UNREACHABLE, MemoryLab, memory_lab
 from tests.services.parts import eventually, free_port
+from tests.telemetry.walker import OURS as OUR_ATTRIBUTES
 from tests.telemetry.walker import known_attributes, plain, problems, traces
 
 BODIES = (ORDER, OUT_OF_STOCK, DECLINED, NOT_SERVED, UNREACHABLE)
@@ -48,6 +49,7 @@ async def everything(lab: MemoryLab) -> None:
     assert (await lab.client.get("/nowhere")).status_code == 404
     await _conversation_that_breaks_off(lab)
     await _handler_that_fails(lab)
+    await _message_that_comes_twice(lab)
     await lab.spans()
 
 
@@ -75,6 +77,21 @@ async def _handler_that_fails(lab: MemoryLab) -> None:
     store.record = record  # type: ignore[method-assign]
 
 
+async def _message_that_comes_twice(lab: MemoryLab) -> None:
+    broker = lab.orders.process.brokers["memory"]
+    publish = broker.publish
+
+    async def twice(headers: Any, body: bytes, **where: Any) -> None:
+        await publish(headers, body, **where)
+        await publish(headers, body, **where)
+
+    broker.publish = twice  # type: ignore[method-assign]
+    answer = await lab.place(OUT_OF_STOCK, "choreography", **RUN)
+    await lab.client.get(answer.headers["location"], params={"wait_s": 10})
+    await lab.spans()
+    broker.publish = publish  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("shape", list(Shape))
 async def test_every_span_keeps_to_the_conventions(tmp_path: Path, shape: Shape) -> None:
     """Names, kinds, required attributes, errors, links and parents; every span that began has ended."""
@@ -90,6 +107,8 @@ async def test_every_span_keeps_to_the_conventions(tmp_path: Path, shape: Shape)
     assert kinds >= {"send", "process", "settle", "queue", "outbox"}
     assert {span["service"] for span in spans} == {process.service for process in lab.processes}
     assert sum(span["status"] == "ERROR" for span in spans) >= 4
+    used = {key for span in spans for key in span["attributes"] if key.startswith("lab.")}
+    assert OUR_ATTRIBUTES - used == {c.LAB_CLOCK_SKEW}, "each of ours is used by such a run"
     assert (traces(spans) > 60) == (shape is Shape.LINK)
 
 

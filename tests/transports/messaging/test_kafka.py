@@ -1,0 +1,261 @@
+"""Kafka: the behaviours of every broker, and what only a log with groups can show."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from cloudevents.core.bindings import kafka as binding
+from cloudevents.core.formats.json import JSONFormat
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from services.telemetry import conventions as c
+from services.telemetry.setup import Telemetry, set_up
+from services.transports.errors import TransportError
+from services.transports.messaging.kafka import ATTEMPTS, PARTITIONS, REASON, Kafka, _from_wire
+from services.transports.ports import Broker, Delivery, Wiring
+from tests.servers import Server, server
+from tests.transports.messaging.suite import BrokerBehaviour, Connect, Dead, Reader, ack, event, processing
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(90)]
+
+WHERE = {c.SERVER_ADDRESS, c.SERVER_PORT}
+GROUP = {*WHERE, c.CONSUMER_GROUP, c.DESTINATION_PARTITION_ID}
+
+
+@pytest.fixture
+def kafka(pytestconfig: pytest.Config) -> Server:
+    return server("kafka", pytestconfig)
+
+
+class TestKafka(BrokerBehaviour):
+    receives = True
+    settle_word = "commit"
+    settles_each_alone = False
+    attributes: ClassVar[dict[str, set[str]]] = {
+        "send": {*WHERE, c.DESTINATION_PARTITION_ID, c.KAFKA_OFFSET, c.KAFKA_MESSAGE_KEY},
+        "receive": GROUP,
+        "process": {*GROUP, c.KAFKA_OFFSET, c.KAFKA_MESSAGE_KEY},
+        "settle": GROUP,
+    }
+
+    @pytest.fixture(autouse=True)
+    def _server(self, kafka: Server) -> None:
+        self.bootstrap = kafka.address
+
+    def broker(self, telemetry: Telemetry, service: str) -> Broker:
+        return Kafka(Wiring(service, telemetry, servers={"kafka": self.bootstrap}))
+
+    async def dead_letters(self, channel: str, group: str) -> list[Dead]:
+        found = []
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap)
+        await consumer.start()
+        try:
+            places = [TopicPartition(f"{channel}.{group}.dead", n) for n in range(PARTITIONS)]
+            consumer.assign(places)
+            ends = await consumer.end_offsets(places)
+            for place, end in ends.items():
+                consumer.seek(place, 0)
+                while await consumer.position(place) < end:
+                    record = await consumer.getone(place)
+                    headers = _from_wire(record.headers)
+                    found.append(Dead(headers, record.value, headers[REASON], int(headers[ATTEMPTS])))
+        finally:
+            await consumer.stop()
+        return found
+
+    def garbage(self) -> dict[str, Any]:
+        return {"ce_id": b"\xff\xfe", "traceparent": b"\xff", "sent-at": None, "\N{SNOWMAN}": b""}
+
+    async def publish_raw(self, channel: str, headers: dict[str, Any], body: bytes) -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
+        await producer.start()
+        await producer.send_and_wait(channel, body, b"\xff", headers=list(headers.items()))
+        await producer.stop()
+
+    def official(self, delivery: Delivery) -> Any:
+        record = delivery.native
+        return binding.from_kafka(binding.KafkaMessage(dict(record.headers), record.key, record.value), JSONFormat())
+
+    async def committed(self, channel: str, group: str) -> int:
+        """The sum of the group's offsets over all partitions."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        offsets = await admin.list_consumer_group_offsets(f"{group}.{channel}")
+        await admin.close()
+        return sum(max(0, each.offset) for each in offsets.values())
+
+    async def test_only_the_lowest_contiguous_offset_is_committed(self, connect: Connect, channel: str) -> None:
+        """Acks out of order: what is done behind a record that is not waits for it, and comes again without it."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        for number in range(5):
+            await broker.publish(*event(number), channel=channel, key="one partition")
+        reader = Reader(broker, channel, "payment")
+        first, second, third, fourth, fifth = await reader.until(5)
+        for delivery in (first, third, fifth, fourth):
+            await delivery.ack()
+        await reader.stop()
+        await broker.close()
+        assert await self.committed(channel, "payment") == 1
+        successor = connect()
+        again = Reader(successor, channel, "payment", ack)
+        await again.until(4)
+        assert again.ids == [d.headers["ce-id"] for d in (second, third, fourth, fifth)]
+        await again.stop()
+        await successor.close()
+        assert await self.committed(channel, "payment") == 5
+
+    async def test_a_rebalance_loses_nothing(self, connect: Connect, channel: str) -> None:
+        """A second member joins and the first one leaves under load: every record is handled, the commit is whole."""
+        first, second, orders = connect("payment"), connect("payment"), connect("orders")
+        await orders.open({channel: frozenset({"payment"})})
+
+        async def work(delivery: Delivery) -> None:
+            await asyncio.sleep(0.01)
+            await delivery.ack()
+
+        published = 0
+
+        async def publish_until(condition: Callable[[], bool]) -> None:
+            nonlocal published
+            async with asyncio.timeout(30):
+                while not condition():
+                    await orders.publish(*event(published), channel=channel, key=f"o-{published}")
+                    published += 1
+
+        one = Reader(first, channel, "payment", work)
+        await publish_until(lambda: len(one.deliveries) > 50)
+        two = Reader(second, channel, "payment", work)
+        await publish_until(lambda: len(two.deliveries) > 50)
+        leaving = asyncio.create_task(one.stop())
+        await publish_until(leaving.done)
+        leaving = asyncio.create_task(first.close())
+        count = published
+        await publish_until(lambda: leaving.done() and published > count + 50)
+        wanted = {event(number)[0]["ce-id"] for number in range(published)}
+        await two.wait_for(lambda: wanted <= {*one.ids, *two.ids}, "every record at least once")
+        assert len(one.ids) + len(two.ids) == published, "a rebalance waits for what is in hand, so nothing comes twice"
+        await two.stop()
+        await second.close()
+        assert await self.committed(channel, "payment") == published
+
+    async def test_a_rebalance_does_not_commit_over_what_waits(self, connect: Connect, channel: str) -> None:
+        """A record that waits for another attempt when its partition is taken away comes again to the next owner,
+        though records behind it were done."""
+        first, second = connect("payment"), connect("payment")
+        await first.open({channel: frozenset({"payment"})})
+        for number in range(5):
+            await first.publish(*event(number), channel=channel, key="one partition")
+        one = Reader(first, channel, "payment")
+        failing, *others = await one.until(5)
+        waiting = asyncio.create_task(failing.reject("not yet", retry_after_s=60))
+        for delivery in others:
+            await delivery.ack()
+        two = Reader(second, channel, "payment", ack)
+        await one.stop()
+        await two.until(5)
+        assert two.ids == one.ids
+        assert not waiting.done()
+        await first.close()
+        await asyncio.wait_for(waiting, 1)
+        await two.stop()
+        await second.close()
+        assert await self.committed(channel, "payment") == 5
+
+    async def test_a_batch_has_links_and_no_parent(self, connect: Connect, channel: str) -> None:
+        """A poll of several records links to their producers; a commit of several to their process spans."""
+        exporter = InMemorySpanExporter()
+        telemetry = set_up("payment", exporter=exporter)
+        orders, broker = connect("orders"), connect("payment", telemetry)
+        await orders.open({channel: frozenset({"payment"})})
+        for number in range(6):
+            await orders.publish(*event(number), channel=channel, key="one partition")
+        reader = Reader(broker, channel, "payment", processing(broker, telemetry))
+        await reader.until(6)
+        assert all(delivery.received_with is None for delivery in reader.deliveries)
+        await reader.stop()
+        await broker.close()
+        spans = exporter.get_finished_spans()
+        polls = [span for span in spans if span.name == f"poll {channel}"]
+        commits = [span for span in spans if span.name == f"commit {channel}"]
+        processed = {span.context.span_id for span in spans if span.name == f"process {channel}"}
+        assert [(len(span.links), span.parent, span.attributes[c.BATCH_MESSAGE_COUNT]) for span in polls] == [
+            (6, None, 6)
+        ]
+        assert {link.context.span_id for span in commits for link in span.links} | {
+            span.parent.span_id for span in commits if span.parent
+        } == processed
+        assert all(span.parent is None for span in commits if len(span.links) > 1)
+
+
+async def test_while_the_broker_is_away(kafka: Server) -> None:
+    """kill -9: publishing fails within six seconds and never hangs; after the restart consumption goes on, and
+    everything that was acknowledged arrives."""
+    telemetry = set_up("orders")
+    producer = Kafka(Wiring("orders", telemetry, servers={"kafka": kafka.address}))
+    consumer = Kafka(Wiring("payment", telemetry, servers={"kafka": kafka.address}))
+    channel = f"t{time.time_ns()}.events"
+    await producer.open({channel: frozenset({"payment"})})
+    reader = Reader(consumer, channel, "payment", ack)
+    confirmed, refused = [], []
+    stopping = asyncio.Event()
+
+    async def publish(numbers: Any) -> None:
+        for number in numbers:
+            headers, body = event(number)
+            began = time.monotonic()
+            try:
+                await producer.publish(headers, body, channel=channel, key=f"o-{number}")
+                confirmed.append(headers["ce-id"])
+            except TransportError as error:
+                refused.append((error, time.monotonic() - began))
+            if stopping.is_set():
+                return
+
+    publishers = [asyncio.create_task(publish(range(start, 10**6, 4))) for start in range(4)]
+    await reader.until(50)
+    await asyncio.to_thread(kafka.kill)
+    await reader.wait_for(lambda: len(refused) >= 8, "publishers to be refused")
+    assert (await producer.ready()) is not None
+    held = len(reader.deliveries)
+    opening = Kafka(Wiring("shipping", telemetry, servers={"kafka": kafka.address}))
+    waiting = asyncio.create_task(opening.open({channel: frozenset({"payment"})}))
+    await asyncio.to_thread(kafka.start)
+    await reader.wait_for(
+        lambda: len(reader.deliveries) >= held + 50 or any(each.done() for each in publishers), "consumption to go on"
+    )
+    await asyncio.wait_for(waiting, 20)
+    stopping.set()
+    await asyncio.gather(*publishers)
+    assert max(seconds for _, seconds in refused) < 6
+    await reader.wait_for(lambda: set(confirmed) <= set(reader.ids), "all that was acknowledged")
+    await reader.stop()
+    for broker in (producer, consumer, opening):
+        await asyncio.wait_for(broker.close(), 3)
+
+
+async def test_close_while_the_broker_is_away(kafka: Server) -> None:
+    """Closing does not wait for a broker that is not there, nor does what is held back."""
+    telemetry = set_up("payment")
+    broker = Kafka(Wiring("payment", telemetry, servers={"kafka": kafka.address}))
+    channel = f"t{time.time_ns()}.events"
+    await broker.open({channel: frozenset({"payment"})})
+    reader = Reader(broker, channel, "payment")
+    await broker.publish(*event(1), channel=channel, key="o-1")
+    await broker.publish(*event(2), channel=channel, key="o-2")
+    await reader.until(2)
+    held = asyncio.create_task(reader.deliveries[0].reject("later", retry_after_s=60))
+    await asyncio.to_thread(kafka.kill)
+    await reader.deliveries[1].ack()
+    try:
+        began = time.monotonic()
+        await reader.stop()
+        await broker.close()
+        await asyncio.wait_for(held, 1)
+        assert time.monotonic() - began < 3
+    finally:
+        await asyncio.to_thread(kafka.start)
