@@ -44,7 +44,7 @@ MESSAGES = 1500
 WARM_UP = 200
 PUBLISHERS = 16
 IN_FLIGHT = 16
-ROUNDS = 7
+ROUNDS = 9
 ORDER = Order("o-1", "c-1", "4242424242424242", "Lisbon", (Line("tea", 2), Line("cup", 1)), 4200)
 
 Publish = Callable[[int], Awaitable[None]]

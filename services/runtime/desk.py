@@ -77,7 +77,7 @@ class Desk:
             idempotency_key=idempotency_key,
             body_hash=body_hash,
             parcels=self._opening(state, style, transport, carrier),
-            lease_s=LEASE_S,
+            lease_s=self._longest_s(state) if style.synchronous else LEASE_S,
             conversation=style.synchronous,
         )
         metrics.ORDERS.labels("orders", style.name, transport, Verdict.ACCEPTED.value).inc()
@@ -106,7 +106,6 @@ class Desk:
         assert style.converse is not None
         order_id = accepted.state.order.order_id
         timeout_s = self._live["rpc.timeout_s"]
-        await self._hold(accepted, timeout_s)
         try:
             await style.converse(accepted.state, self._rpcs[accepted.transport], self, timeout_s)
         except TransportError:
@@ -117,10 +116,10 @@ class Desk:
         assert ended is not None
         return ended
 
-    async def _hold(self, accepted: StoredOrder, timeout_s: float) -> None:
-        longest_s = timeout_s * 2 * len(accepted.state.slots)
-        if longest_s > LEASE_S:
-            await self.store.lease(accepted.state.order.order_id, longest_s)
+    def _longest_s(self, state: OrderState) -> float:
+        """How long a conversation may take that asks for every step and takes each back."""
+        longest_s: float = self._live["rpc.timeout_s"] * 2 * len(state.slots)
+        return max(longest_s, LEASE_S)
 
     # --- hearing -----------------------------------------------------------------------------------------------------
     async def record(self, order_id: str, event: Event, *, cause: str | None = None) -> OrderState:

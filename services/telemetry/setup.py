@@ -111,14 +111,12 @@ def set_up(
 ) -> Telemetry:
     """Telemetry for ``service``: spans go to ``otlp_endpoint`` (a base address), or each at once to ``exporter``
     (tests), or nowhere."""
+    resource = Resource.create(
+        {"service.name": service, "service.namespace": "antiphon", "service.instance.id": str(uuid.uuid4())}
+    )
+    meters = meter_provider(resource)
     provider = TracerProvider(
-        resource=Resource.create(
-            {
-                "service.name": service,
-                "service.namespace": "antiphon",
-                "service.instance.id": str(uuid.uuid4()),
-            }
-        ),
+        resource=resource,
         id_generator=id_generator,
         shutdown_on_exit=False,
         meter_provider=NoOpMeterProvider(),
@@ -131,7 +129,7 @@ def set_up(
                 _Exporter(service, otlp_endpoint),
                 max_queue_size=MAX_QUEUE_SIZE,
                 schedule_delay_millis=SCHEDULE_DELAY_MS,
-                meter_provider=meter_provider(),
+                meter_provider=meters,
             )
         )
     if exporter is not None:
@@ -139,8 +137,10 @@ def set_up(
     return Telemetry(service, provider)
 
 
-def meter_provider() -> MeterProvider:
-    """The process's one MeterProvider: what the SDK and contrib measure joins the prometheus-client registry."""
+def meter_provider(resource: Resource | None = None) -> MeterProvider:
+    """The process's one MeterProvider: what the SDK and contrib measure joins the prometheus-client registry.
+    ``resource`` is who measures; in ``services.all`` the first service stands for all."""
     if not _meter_provider:
-        _meter_provider.append(MeterProvider(metric_readers=[PrometheusMetricReader()]))
+        reader = PrometheusMetricReader()
+        _meter_provider.append(MeterProvider(metric_readers=[reader], resource=resource or Resource.get_empty()))
     return _meter_provider[0]

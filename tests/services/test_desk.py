@@ -24,7 +24,7 @@ from services.styles import STYLES
 from services.telemetry import conventions as c
 from services.transports.errors import DeadlineExceeded, PeerFailed, TransportError, Unavailable
 from services.transports.messaging.memory import Network
-from tests.services.lab import ORDER, MemoryLab, memory_lab
+from tests.services.lab import NO_WORK, ORDER, MemoryLab, memory_lab
 from tests.services.parts import Part, effects_of, ended, eventually, live, metric, order, part
 
 PARTICIPANTS = {
@@ -436,7 +436,8 @@ async def test_an_order_that_lacks_only_its_notification_is_completed(choir: Cho
 
 
 async def test_a_conversation_whose_orders_was_killed_is_taken_back_once_its_lease_is_over(choir: Choir) -> None:
-    """Killed in the middle of a call: nobody gave the lease up."""
+    """Killed in the middle of a call: nobody gave the lease up. It lasts as long as the conversation may."""
+    choir.orders.live.update({**NO_WORK, "rpc.timeout_s": "0.02"})
     accepted = await choir.accept()
     server = choir.network.servers["shipping"]
     asked = asyncio.Event()
