@@ -7,7 +7,7 @@ export UV_NO_PROGRESS := 1
 endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test test-fast test-live up down load bench contracts docs lint lock
+.PHONY: help setup setup-test demo test test-fast test-local test-live up down load bench contracts docs lint lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -16,7 +16,7 @@ help: ## list these targets
 demo: ## start the lab, drive load through four flows, print the comparison, leave the lab up
 	@$(PYTHON) -m lab.targets.local.fetch & servers=$$!; $(MAKE) setup || { kill $$servers; exit 1; }; wait $$servers || true
 	$(BIN)/lab demo $(ARGS)
-test: lint test-fast test-live ## lint, then every test; each part ends with what was skipped and why
+test: lint test-fast test-local test-live ## lint, then every test; each part ends with what was skipped and why
 up: setup ## start the lab on this machine
 	$(BIN)/lab up $(ARGS)
 down: setup ## stop it
@@ -25,8 +25,11 @@ load: setup ## drive load through whatever runs
 	$(BIN)/lab load $(ARGS)
 setup: .venv/run.stamp ## make .venv and install what running needs
 setup-test: .venv/test.stamp ## install what testing needs, too
-test-fast: setup-test ## the tests that need no servers (under a minute)
-	$(BIN)/pytest -m "not live" $(ARGS)
+FAST := tests/domain tests/services tests/telemetry tests/compare tests/contracts tests/docs
+test-fast: setup-test ## domain, styles over memory, conventions, renderings (under a minute)
+	$(BIN)/pytest -m "not live" $(FAST) $(ARGS)
+test-local: setup-test ## the other tests that need no servers but our own
+	$(BIN)/pytest -m "not live" $(addprefix --ignore=,$(FAST)) $(ARGS)
 test-live: setup-test ## the tests on real servers, which they start and stop
 	$(BIN)/pytest -m live $(ARGS)
 lint: setup-test ## ruff, mypy and the import contracts
