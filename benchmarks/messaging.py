@@ -8,6 +8,7 @@ else the machine does, CPU time less. Servers: ``LAB_RABBITMQ_URL``, ``LAB_KAFKA
 """
 
 import asyncio
+import gc
 import logging
 import os
 import statistics
@@ -271,6 +272,7 @@ def ways(transport: str) -> list[Way]:
 async def measure(way: Way, channel: str, count: int) -> None:
     way.wrap(True)  # noqa: FBT003
     try:
+        gc.collect()
         before = way.exporter.spans
         wall, cpu = time.perf_counter(), time.process_time()
         await way.run(channel, count)

@@ -415,8 +415,7 @@ class Kafka:
             sent["reply-to"] = reply_to
         with self.spans.send(sent, WORDS, channel, {**self.server, c.KAFKA_MESSAGE_KEY: key}) as span:
             record = await self.produce(channel, key.encode(), _to_wire(sent), body)
-            span.set_attribute(c.DESTINATION_PARTITION_ID, str(record.partition))
-            span.set_attribute(c.KAFKA_OFFSET, record.offset)
+            span.set_attributes({c.DESTINATION_PARTITION_ID: str(record.partition), c.KAFKA_OFFSET: record.offset})
 
     async def produce(self, topic: str, key: bytes | None, headers: list[tuple[str, bytes]], body: bytes) -> Any:
         """Append to ``topic`` and wait for the acknowledgement."""

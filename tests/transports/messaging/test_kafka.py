@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -198,7 +199,7 @@ async def test_while_the_broker_is_away(kafka: Server) -> None:
     telemetry = set_up("orders")
     producer = Kafka(Wiring("orders", telemetry, servers={"kafka": kafka.address}))
     consumer = Kafka(Wiring("payment", telemetry, servers={"kafka": kafka.address}))
-    channel = f"t{time.time_ns()}.events"
+    channel = f"t{uuid.uuid4().hex[:8]}.events"
     await producer.open({channel: frozenset({"payment"})})
     reader = Reader(consumer, channel, "payment", ack)
     confirmed, refused = [], []
@@ -242,7 +243,7 @@ async def test_close_while_the_broker_is_away(kafka: Server) -> None:
     """Closing does not wait for a broker that is not there, nor does what is held back."""
     telemetry = set_up("payment")
     broker = Kafka(Wiring("payment", telemetry, servers={"kafka": kafka.address}))
-    channel = f"t{time.time_ns()}.events"
+    channel = f"t{uuid.uuid4().hex[:8]}.events"
     await broker.open({channel: frozenset({"payment"})})
     reader = Reader(broker, channel, "payment")
     await broker.publish(*event(1), channel=channel, key="o-1")

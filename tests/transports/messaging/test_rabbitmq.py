@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from typing import Any, ClassVar
 
 import aio_pika
@@ -121,7 +122,7 @@ async def test_while_the_broker_is_away(rabbitmq: Server) -> None:
     telemetry = set_up("orders")
     producer = RabbitMQ(Wiring("orders", telemetry, servers={"rabbitmq": rabbitmq.address}))
     consumer = RabbitMQ(Wiring("payment", telemetry, servers={"rabbitmq": rabbitmq.address}))
-    channel = f"t{time.time_ns()}.events"
+    channel = f"t{uuid.uuid4().hex[:8]}.events"
     await producer.open({channel: frozenset({"payment"})})
     reader = Reader(consumer, channel, "payment", ack)
     confirmed, refused = [], []
@@ -169,7 +170,7 @@ async def test_close_while_the_broker_is_away(rabbitmq: Server) -> None:
     """Closing does not wait for a broker that is not there, nor does what is held back."""
     telemetry = set_up("payment")
     broker = RabbitMQ(Wiring("payment", telemetry, servers={"rabbitmq": rabbitmq.address}))
-    channel = f"t{time.time_ns()}.events"
+    channel = f"t{uuid.uuid4().hex[:8]}.events"
     await broker.open({channel: frozenset({"payment"})})
     reader = Reader(broker, channel, "payment")
     await broker.publish(*event(1), channel=channel, key="o-1")
