@@ -3,6 +3,7 @@
 Every failure is a ``LabError`` with the service's own words: a problem document's ``detail``.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,23 @@ def place_order(
     if placed["state"] != "accepted":
         return placed
     return _ask("GET", f"{front_door}/orders/{placed['id']}", params={"wait_s": wait_s}, timeout=wait_s + 10)
+
+
+def wait_for_trace(span_store: str, order_id: str, *, wait_s: float = 5) -> bool:
+    """Return once the span store has the order's whole trace (services send their spans each half second): its end,
+    and no span whose parent is still to come. False after ``wait_s``."""
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.get(f"{span_store}/orders/{order_id}", trust_env=False)
+        except httpx.TransportError:
+            return False
+        if answer.status_code == httpx.codes.OK:
+            order = answer.json()
+            if order["state"] and not any(span["orphan"] for span in order["spans"]):
+                return True
+        time.sleep(0.2)
+    return False
 
 
 def get_settings(admin: str, token: str) -> dict[str, Any]:

@@ -81,10 +81,11 @@ def order(
     as_json: AsJson = False,
 ) -> None:
     """Place one order and wait for its end."""
-    from lab.ask import place_order
+    from lab.ask import place_order, wait_for_trace
 
+    addresses = _target().addresses
     placed = place_order(
-        _target().addresses["front_door"],
+        addresses["front_door"],
         style=style,
         transport=transport,
         body={
@@ -94,6 +95,8 @@ def order(
             "lines": [{"sku": sku, "quantity": quantity}],
         },
     )
+    if "span_store" in addresses:
+        wait_for_trace(addresses["span_store"], placed["id"])
     if as_json:
         print(json.dumps(placed, indent=1))
         return
