@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import psutil
 
-from benchmarks import messaging, orders, span_store
+from benchmarks import messaging, orders, span_store, standard
 
 BENCHMARKS: dict[str, Callable[[list[str]], None]] = {
     "messaging": messaging.main,
     "orders": orders.main,
     "span_store": span_store.main,
+    "standard": standard.main,
 }
 
 
