@@ -118,8 +118,8 @@ AWAY = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
 
 class Database:
     """An open database. A transaction is a plain function over a connection: on SQLite it runs in a thread of ours
-    (one writer at a time, in order), which costs a third of going there statement by statement; on PostgreSQL in the
-    event loop, over asyncpg.
+    (one writer at a time, in order), which spares the way there and back for each statement (docs/adr/011); on
+    PostgreSQL in the event loop, over asyncpg.
     """
 
     def __init__(self, url: str) -> None:
