@@ -387,8 +387,8 @@ async def test_a_recovery_that_has_to_wait_is_an_error_on_its_span(choir: Choir)
 
 async def test_what_was_done_though_its_answer_came_too_late_is_taken_back(choir: Choir) -> None:
     """The caller's deadline passed while payment was at work; it went on. The refund waits for it, and happens."""
-    choir.orders.live.update({"rpc.timeout_s": "0.05"})
-    choir.parts["payment"].live.update({"payment.work_ms": "200", "work.jitter": "0"})
+    choir.orders.live.update({"rpc.timeout_s": "0.5"})
+    choir.parts["payment"].live.update({"payment.work_ms": "1500", "work.jitter": "0"})
     await choir.break_off(error=DeadlineExceeded)
     choir.orders.live.update({"rpc.timeout_s": "2"})
     async with choir.recovering():
@@ -437,7 +437,7 @@ async def test_an_order_that_lacks_only_its_notification_is_completed(choir: Cho
 
 async def test_a_conversation_whose_orders_was_killed_is_taken_back_once_its_lease_is_over(choir: Choir) -> None:
     """Killed in the middle of a call: nobody gave the lease up. It lasts as long as the conversation may."""
-    choir.orders.live.update({**NO_WORK, "rpc.timeout_s": "0.02"})
+    choir.orders.live.update({**NO_WORK, "rpc.timeout_s": "0.2"})
     accepted = await choir.accept()
     server = choir.network.servers["shipping"]
     asked = asyncio.Event()
