@@ -42,6 +42,14 @@ def test_up_waits_until_all_is_ready_and_down_leaves_nothing(make_target, ports)
         target.status()
 
 
+def test_a_port_base_that_cannot_be_is_refused_before_anything_is_fetched(make_target):
+    fetched = []
+    target = make_target(redis=Entry(lambda plan, _: [], provide=fetched.append))
+    with pytest.raises(LabError, match="out of range"):
+        target.up(port_base=80)
+    assert fetched == []
+
+
 def test_a_second_up_starts_only_what_is_missing(make_target):
     target = make_target(redis=entry("redis"), sqs=entry("sqs"))
     first = target.up(["redis"])

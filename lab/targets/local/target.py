@@ -108,6 +108,7 @@ class LocalTarget:
         if sys.platform != "linux":
             raise LabError("the local target needs Linux; elsewhere use a cluster: make kind-up")
         wanted = choose(names, self._entries, jaeger=jaeger, database=database)
+        ports = Ports(port_base or DEFAULT_BASE)  # a base that cannot be is refused before anything is fetched
         with self._dir.lock():
             state = self._tidied(progress)
             if state.running and port_base not in (None, state.port_base):
@@ -115,7 +116,7 @@ class LocalTarget:
                     f"the lab already runs at port base {state.port_base}: run lab down first, or leave out --port-base"
                 )
             if not state.running:
-                state = State(port_base=port_base or DEFAULT_BASE, database=database)
+                state = State(port_base=ports.base, database=database)
                 self._dir.rotate_logs()
             state.jaeger = jaeger
             state.entries = [name for name in self._entries if name in wanted or name in state.entries]
