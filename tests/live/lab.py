@@ -1,108 +1,23 @@
-"""A running lab as an operator has it: its front door, its admin ports, its span store, Jaeger; and a hand on its
-processes."""
-
-import asyncio
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, TypeVar
+"""The lab of the live tests: processes of this machine."""
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from lab.targets.local.ports import Ports
 from lab.targets.local.target import LocalTarget
-
-ORDER = {
-    "customer": "c-1",
-    "card": "4242424242424242",
-    "ship_to": "Lisbon",
-    "lines": [{"sku": "tea", "quantity": 2}],
-}
-SERVICES = ("orders", "inventory", "payment", "shipping", "notifications")
-PARTICIPANTS = SERVICES[1:]
-SYNCHRONOUS = [("request_response", "rest"), ("request_response", "grpc")]
-ASYNCHRONOUS = [("choreography", "rabbitmq"), ("choreography", "kafka")]
-ENDS = {"completed", "rejected"}
-T = TypeVar("T")
+from tests.lab import Lab, eventually
 
 
-def eventually(ask: Callable[[], T | None], what: str, timeout_s: float = 30) -> T:
-    """The first answer that is neither None nor empty. Fails with ``what`` did not happen."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        answer = ask()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s:g} s: {what} (last answer: {answer!r})")
-        time.sleep(0.1)
-
-
-class RealLab:
+class RealLab(Lab[LocalTarget]):
     def __init__(self, target: LocalTarget) -> None:
-        self.target = target
-        self.addresses = target.addresses
-        self.http = httpx.Client(trust_env=False, timeout=30)
-        base = int(self.addresses["front_door"].rsplit(":", 1)[1])
-        self.ports = Ports(base)
+        super().__init__(target)
+        self.ports = Ports(int(self.addresses["front_door"].rsplit(":", 1)[1]))
 
-    # --- the front door ------------------------------------------------------------------------------------------
-    def place(self, style: str, transport: str, body: Mapping[str, Any] = ORDER, **headers: str) -> httpx.Response:
-        return self.http.post(
-            f"{self.addresses['front_door']}/orders",
-            params={"style": style, "transport": transport},
-            json=body,
-            headers=headers,
-        )
+    def admin(self, service: str) -> list[str]:
+        return [self.ports.url(f"{service}.admin")]
 
-    def finished(self, style: str, transport: str, body: Mapping[str, Any] = ORDER) -> dict[str, Any]:
-        answer = self.place(style, transport, body)
-        assert answer.status_code in {201, 202}, answer.text
-        return self.ended(answer.json()["id"])
-
-    def ended(self, order_id: str, timeout_s: float = 30) -> dict[str, Any]:
-        """The order, once it has ended."""
-
-        def look() -> dict[str, Any] | None:
-            order: dict[str, Any] = self.http.get(
-                f"{self.addresses['front_door']}/orders/{order_id}", params={"wait_s": 5}
-            ).json()
-            return order if order["state"] in ENDS else None
-
-        return eventually(look, f"order {order_id} ends", timeout_s)
-
-    # --- settings and processes ------------------------------------------------------------------------------------
-    def settings(self) -> dict[str, str]:
-        values: dict[str, str] = self._settings("GET")["values"]
-        return values
-
-    def put_settings(self, values: Mapping[str, str | None]) -> None:
-        """Change settings and wait until every process has them (they ask each second)."""
-        before = {service: self.applied(service) for service in SERVICES}
-        wanted = self._settings("PUT", {"values": dict(values)})["values"]
-        for service in SERVICES:
-            eventually(
-                lambda service=service: self.applied(service) == wanted or None,  # type: ignore[misc]
-                f"{service} has the settings {values} (had {before[service]})",
-                10,
-            )
-
-    def applied(self, service: str) -> dict[str, str]:
-        """The settings in force in a process."""
-        answer: dict[str, str] = self.http.get(self.ports.url(f"{service}.admin") + "/settings/applied").json()
-        return answer
-
-    def _settings(self, method: str, body: Any = None) -> dict[str, Any]:
-        answer = self.http.request(
-            method,
-            self.addresses["orders_admin"] + "/settings",
-            json=body,
-            headers={"authorization": f"Bearer {self.target.settings_token}"},
-        )
-        assert answer.status_code == 200, answer.text
-        document: dict[str, Any] = answer.json()
-        return document
+    @property
+    def jaeger_metrics(self) -> str:
+        return self.ports.url("jaeger.metrics")
 
     def settle(self) -> None:
         """Return when every process is ready; start those that a test left dead."""
@@ -123,109 +38,3 @@ class RealLab:
             return address is not None and self.http.get(f"{address}/api/services").status_code == 200
         except httpx.TransportError:
             return False
-
-    # --- what was seen ------------------------------------------------------------------------------
-    def metric(self, address: str, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that carry ``labels``."""
-        text = self.http.get(f"{address}/metrics").text
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
-
-    def service_metric(self, service: str, name: str, **labels: str) -> float:
-        return self.metric(self.ports.url(f"{service}.admin"), name, **labels)
-
-    def effects(self) -> dict[str, tuple[int, int]]:
-        """Per action: how often it was carried out, for how many orders."""
-        return {
-            action: (times, orders)
-            for service in PARTICIPANTS
-            for action, (times, orders) in self.http.get(self.ports.url(f"{service}.admin") + "/effects").json().items()
-        }
-
-    def assert_nothing_twice(self) -> None:
-        twice = {action: counts for action, counts in self.effects().items() if counts[0] != counts[1]}
-        assert not twice, f"done more often than there are orders: {twice}"
-
-    def store(self, path: str, **params: Any) -> Any:
-        """An answer of the span store; None where it does not know the order or run (yet)."""
-        answer = self.http.get(self.addresses["span_store"] + path, params=params)
-        assert answer.status_code in {200, 404}, f"{path}: {answer.text}"
-        return answer.json() if answer.status_code == 200 else None
-
-    def jaeger(self, path: str, **params: Any) -> Any:
-        """``data`` of an answer of Jaeger's API; nothing where it does not know the trace (yet)."""
-        answer = self.http.get(self.addresses["jaeger"] + path, params=params)
-        assert answer.status_code in {200, 404}, f"{path}: {answer.text}"
-        return answer.json()["data"] or []
-
-
-async def place_again(lab: RealLab, style: str, transport: str, unanswered: list[str]) -> list[str]:
-    """What a client does that got no answer: the same request with the same Idempotency-Key. Gives the order ids."""
-    async with httpx.AsyncClient(base_url=lab.addresses["front_door"], trust_env=False, timeout=30) as client:
-        ids = []
-        for key in unanswered:
-            answer = await client.post(
-                "/orders",
-                params={"style": style, "transport": transport},
-                json=ORDER,
-                headers={"idempotency-key": key},
-            )
-            document = answer.json()
-            ids.append(document.get("id") or document["order_id"])
-        return ids
-
-
-async def burst(
-    lab: RealLab,
-    style: str,
-    transport: str,
-    count: int,
-    *,
-    halfway: Callable[[], Awaitable[None]],
-    rate_per_s: float = 25,
-) -> list[dict[str, Any]]:
-    """Place ``count`` orders at a rate and run ``halfway`` beside them after half of them.
-
-    Gives each order's Idempotency-Key, and ``order_id`` and ``status`` as far as an answer came: ``status`` 0 is a
-    connection that ended without one.
-    """
-
-    async def one(client: httpx.AsyncClient, key: str) -> dict[str, Any]:
-        try:
-            answer = await client.post(
-                "/orders",
-                params={"style": style, "transport": transport},
-                json=ORDER,
-                headers={"idempotency-key": key},
-            )
-        except httpx.TransportError as error:
-            return {"key": key, "status": 0, "order_id": None, "error": repr(error)}
-        document = answer.json()
-        return {"key": key, "status": answer.status_code, "order_id": document.get("id") or document.get("order_id")}
-
-    async with httpx.AsyncClient(
-        base_url=lab.addresses["front_door"], trust_env=False, timeout=15, limits=httpx.Limits(max_connections=200)
-    ) as client:
-        tasks = []
-        disturbance = None
-        for number in range(count):
-            if number == count // 2:
-                disturbance = asyncio.create_task(halfway())
-            tasks.append(asyncio.create_task(one(client, str(uuid.uuid4()))))
-            await asyncio.sleep(1 / rate_per_s)
-        placed = await asyncio.gather(*tasks)
-        if disturbance is not None:
-            await disturbance
-        return list(placed)
-
-
-def walk(spans: list[dict[str, Any]], span: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The spans below ``span``."""
-    for child in spans:
-        if child["parent_span_id"] == span["span_id"]:
-            yield child
-            yield from walk(spans, child)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.live.lab import ASYNCHRONOUS, PARTICIPANTS, SERVICES, SYNCHRONOUS, RealLab, eventually
+from tests.lab import ASYNCHRONOUS, PARTICIPANTS, SERVICES, SYNCHRONOUS, eventually
+from tests.live.lab import RealLab
 
 pytestmark = pytest.mark.live
 

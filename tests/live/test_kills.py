@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.live.lab import ASYNCHRONOUS, ENDS, PARTICIPANTS, RealLab, burst, place_again
+from tests.lab import ASYNCHRONOUS, ENDS, PARTICIPANTS, burst, place_again
+from tests.live.lab import RealLab
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
 

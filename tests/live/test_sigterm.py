@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lab.targets.local.state import StateDir
-from tests.live.lab import SERVICES, RealLab, burst, eventually
+from tests.lab import SERVICES, burst, eventually
+from tests.live.lab import RealLab
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
@@ -86,7 +87,7 @@ async def test_a_service_that_is_told_to_stop_finishes_and_loses_no_span(
 
 def _answers(lab: RealLab, service: str) -> bool:
     try:
-        return lab.http.get(lab.ports.url(f"{service}.admin") + "/readyz").status_code == 200
+        return lab.http.get(f"{lab.admin(service)[0]}/readyz").status_code == 200
     except Exception:
         return False
 

@@ -10,7 +10,8 @@ from lab.load import run_load
 from load.plan import Flow
 from load.profiles import profile_named
 from load.shapes import steady
-from tests.live.lab import ASYNCHRONOUS, SERVICES, SYNCHRONOUS, RealLab, eventually
+from tests.lab import ASYNCHRONOUS, SERVICES, SYNCHRONOUS, eventually
+from tests.live.lab import RealLab
 from tests.telemetry.walker import problems
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
@@ -59,7 +60,7 @@ def quiet(lab: RealLab) -> tuple[int, int]:
         return len(set(counts)) == 1 and not any(each["queued_payloads"] for each in lab.store("/stats")["forward"])
 
     eventually(lambda: exported() or None, "every span that was started has ended, was exported and passed on")
-    jaeger = lab.ports.url("jaeger.metrics")
+    jaeger = lab.jaeger_metrics
     names = ("otelcol_receiver_accepted_spans_total", "otelcol_receiver_accepted_spans")
     return lab.store("/stats")["stored"], int(sum(lab.metric(jaeger, name) for name in names))
 
@@ -72,7 +73,7 @@ def assert_no_span_lost(lab: RealLab, before: tuple[int, int]) -> None:
     assert sum(lab.service_metric(s, "lab_spans_exported_total", error_type="given_up") for s in SERVICES) == 0
     dropped = "otel_sdk_processor_span_processed_total"
     assert sum(lab.service_metric(s, dropped, error_type="queue_full") for s in SERVICES) == 0
-    jaeger = lab.ports.url("jaeger.metrics")
+    jaeger = lab.jaeger_metrics
     for name in ("otelcol_receiver_refused_spans_total", "otelcol_exporter_send_failed_spans_total"):
         assert lab.metric(jaeger, name) == 0
 
