@@ -247,11 +247,23 @@ def run_participant(service: str, handlers: Callable[[Live], Handlers]) -> None:
 
 
 def run(service: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run ``main`` on uvloop and exit 0 when it ends, 1 with one line when it cannot start."""
+    """Run ``main`` on uvloop and exit 0 when it ends, 1 with one line when it cannot start.
+
+    A signal that comes while it starts, which lasts as long as its database is away, cancels it. Without a handler the
+    first process of a container would not even hear SIGTERM.
+    """
     logs.set_up(service)
+
+    async def start() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await main()
+
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, suppress(asyncio.CancelledError):
+            runner.run(start())
     except (OSError, ValueError) as error:
         sys.exit(f"{service}: {error}")
 

@@ -118,6 +118,27 @@ def test_a_run_of_everything_writes_json_and_ends_with_exit_code_0(tmp_path: Pat
     assert all("trace_id" in line and "order_id" in line for line in waits)
 
 
+@pytest.mark.parametrize("service", ["orders", "payment"])
+def test_a_process_that_still_waits_for_its_database_ends_with_exit_code_0(tmp_path: Path, service: str) -> None:
+    """In a container the first process does not even hear SIGTERM unless it handles it."""
+    admin = free_port()
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("LAB_", "OTEL_"))},
+        "LAB_ADMIN_PORT": str(admin),
+        "LAB_DATABASE_URL": f"postgresql+asyncpg://nobody@127.0.0.1:{free_port()}/nothing",
+    }
+    argv = [sys.executable, "-m", f"services.{service}"]
+    with (tmp_path / "log").open("w") as out, subprocess.Popen(argv, cwd=ROOT, env=env, stdout=out) as process:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{admin}", trust_env=False) as client:
+                _until(lambda: "database: " in client.get("/readyz").text, "it says that it waits for its database")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+    assert json.loads((tmp_path / "log").read_text().splitlines()[-1])["event"] == "stopped"
+
+
 def _use(client: httpx.Client, door: str, admin: str) -> None:
     _until(lambda: client.get(f"{admin}/readyz").status_code == 200, "everything is ready")
     for style in ("request_response", "choreography"):
