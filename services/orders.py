@@ -5,6 +5,7 @@ In: ``POST /orders`` and all events. Out: commands (synchronous styles) or ``Ord
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,6 +36,7 @@ from services.runtime.front_door import (
 )
 from services.runtime.live import SETTINGS, Live
 from services.runtime.process import HttpServer, Process, run, stopped, style_of
+from services.storage.database import AWAY
 from services.storage.orders import KeyTaken, OrderStore, StoredOrder
 from services.styles import STYLES
 from services.telemetry import conventions as c
@@ -47,10 +49,9 @@ from services.transports.ports import Broker, Message
 MAX_WAIT_S = 60
 
 
-def front_door(process: Process, desk: Desk) -> FastAPI:
+def front_door(process: Process, desk: Desk, flows: Flows) -> FastAPI:
     """The public HTTP surface (design: docs/front-door.md)."""
     app = FastAPI(title="Antiphon orders", version="0.1.0", docs_url=None, redoc_url=None)
-    flows = Flows(process.transports, process.config.absent)
 
     @app.post(
         "/orders", status_code=201, responses={202: {"model": OrderOut}, **problems(400, 409, 413, 415, 422, 503, 504)}
@@ -73,25 +74,31 @@ def front_door(process: Process, desk: Desk) -> FastAPI:
             span.set_attribute(key, value)  # the span began before its baggage was known
             context = baggage.set_baggage(key, value, context)
         token = attach(context)  # type: ignore[arg-type]
-        with metrics.ORDER_ACCEPT_DURATION.labels("orders", chosen.name, wire).time():
-            try:
-                stored = await desk.accept(
-                    order,
-                    chosen,
-                    wire,
-                    idempotency_key=idempotency_key,
-                    body_hash=body.fingerprint(chosen.name, wire),
-                )
-                about_order(order.order_id)
-                if chosen.synchronous:
-                    stored = await desk.converse(stored, chosen)
-            except KeyTaken:
-                stored = await _same_request(desk, str(idempotency_key), body.fingerprint(chosen.name, wire))
-                about_order(stored.state.order.order_id)
-            except TransportError as error:
+        started, failed = time.perf_counter(), ""
+        try:
+            stored = await desk.accept(
+                order,
+                chosen,
+                wire,
+                idempotency_key=idempotency_key,
+                body_hash=body.fingerprint(chosen.name, wire),
+            )
+            about_order(order.order_id)
+            if chosen.synchronous:
+                stored = await desk.converse(stored, chosen)
+        except KeyTaken:
+            stored = await _same_request(desk, str(idempotency_key), body.fingerprint(chosen.name, wire))
+            about_order(stored.state.order.order_id)
+        except (TransportError, *AWAY) as error:
+            failed = type(error).__qualname__
+            if isinstance(error, TransportError):
                 raise broken_off(order.order_id, error) from error
-            finally:
-                detach(token)
+            raise
+        finally:
+            detach(token)
+            metrics.timer(metrics.ORDER_ACCEPT_DURATION, "orders", chosen.name, wire, failed).observe(
+                time.perf_counter() - started, span
+            )
         response.status_code = 201 if stored.ended else 202
         response.headers["location"] = f"/orders/{stored.state.order.order_id}"
         return await _out(desk, stored)
@@ -203,6 +210,7 @@ async def orders(process: Process) -> AsyncIterator[Orders]:
     """Orders at work within the block; drained and stopped behind it."""
     store = OrderStore(process.database)
     desk = Desk(store, process.telemetry, process.live, process.rpcs, process.brokers)
+    flows = Flows(process.transports, process.config.absent)
     door = HttpServer()
 
     async def react(_: Broker, message: Message) -> None:
@@ -217,8 +225,11 @@ async def orders(process: Process) -> AsyncIterator[Orders]:
             process.forever(lambda: _follow_own(process.live, store))
             process.forever(desk.relay)
             process.forever(desk.recover)
+            process.forever(lambda: desk.measure(flows.pairs()))
             process.consume(STYLES, react)
-            await door.start(front_door(process, desk), process.config.host, process.config.listen.get("http", 0))
+            await door.start(
+                front_door(process, desk, flows), process.config.host, process.config.listen.get("http", 0)
+            )
             process.started()
             yield Orders(process, store, desk, door)
         finally:

@@ -23,6 +23,13 @@ PARTICIPANTS = SERVICES[1:]
 SYNCHRONOUS = [("request_response", "rest"), ("request_response", "grpc")]
 ASYNCHRONOUS = [("choreography", "rabbitmq"), ("choreography", "kafka")]
 ENDS = {"completed", "rejected"}
+FIGURES = {
+    ("request_response", "rest"): (1, 9, 0),
+    ("request_response", "grpc"): (1, 9, 0),
+    ("choreography", "rabbitmq"): (1, 40, 11),
+    ("choreography", "kafka"): (1, 51, 22),
+}
+"""Traces, spans and links of an order that goes well and has the lab to itself."""
 T = TypeVar("T")
 AnyTarget = TypeVar("AnyTarget", bound=Target)
 
@@ -147,6 +154,27 @@ class Lab(ABC, Generic[AnyTarget]):
         answer = self.http.get(self.addresses["jaeger"] + path, params=params)
         assert answer.status_code in {200, 404}, f"{path}: {answer.text}"
         return answer.json()["data"] or []
+
+
+def assert_figures(lab: Lab[Any], style: str, transport: str) -> None:
+    """An order of this flow leaves what FIGURES says, and nothing more."""
+    order = lab.finished(style, transport)
+    seen: list[tuple[int, int, int]] = []
+
+    def look() -> bool:
+        joined = lab.store(f"/orders/{order['id']}")
+        if joined is None:
+            return False
+        spans = joined["spans"]
+        seen.append((len(joined["traces"]), len(spans), sum(len(span["links"]) for span in spans)))
+        # the last spans of a message come after the order's end; a second look sees what should not come
+        return seen[-2:] == [FIGURES[style, transport]] * 2
+
+    try:
+        eventually(look, "the order has its traces, spans and links", 15)
+    except AssertionError:
+        assert seen[-1:] == [FIGURES[style, transport]]
+        raise
 
 
 async def place_again(lab: Lab[Any], style: str, transport: str, unanswered: list[str]) -> list[str]:

@@ -30,6 +30,7 @@ log = structlog.get_logger()
 LEASE_S = 10.0
 """How long one attempt to carry a conversation on, or to send a parcel, may take before others try."""
 LOOK_EVERY_S = 1.0
+MEASURE_EVERY_S = 5.0
 
 
 class Desk:
@@ -192,11 +193,30 @@ class Desk:
     async def relay(self) -> None:
         """Send, for ever, what was accepted and is not being sent: after a restart, or once its broker is back."""
         while True:
-            metrics.OUTBOX_PENDING.labels("orders").set(await self.store.pending())
             parcels = await self.store.unsent(LEASE_S)
             await asyncio.gather(*(self._send(parcel) for parcel in parcels))
             if not parcels:
                 await asyncio.sleep(LOOK_EVERY_S)
+
+    # --- measuring ---------------------------------------------------------------------------------------------------
+    async def measure(self, flows: Sequence[tuple[str, str]]) -> None:
+        """Say every few seconds, for ever, what waits. ``flows`` are the pairs of style and transport that run here:
+        their figures are there from the start, and stay there at 0."""
+        shown = dict.fromkeys(flows)
+        for flow in shown:
+            for verdict in Verdict:
+                metrics.ORDERS.labels("orders", *flow, verdict.value)
+        while True:
+            waiting = await self.store.open_orders(c.STUCK_AFTER_S)
+            shown |= dict.fromkeys(waiting)
+            for flow in shown:
+                count, stuck, oldest_ns = waiting.get(flow, (0, 0, 0))
+                metrics.ORDERS_OPEN.labels("orders", *flow).set(count)
+                metrics.ORDERS_STUCK.labels("orders", *flow).set(stuck)
+                metrics.ORDERS_OLDEST.labels("orders", *flow).set(oldest_ns / 1e9)
+            metrics.OUTBOX_PENDING.labels("orders").set(await self.store.pending())
+            metrics.OUTBOX_OLDEST.labels("orders").set(await self.store.oldest_unsent_ns() / 1e9)
+            await asyncio.sleep(MEASURE_EVERY_S)
 
     async def drained(self) -> None:
         """Return when nothing is being sent."""

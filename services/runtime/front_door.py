@@ -207,6 +207,10 @@ class Flows:
         """The transports that run here and can carry ``style``."""
         return [name for name, transport in self._running.items() if why_not(style, transport) is None]
 
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every pair of style and transport that can be asked for."""
+        return [(style.name, name) for style in STYLES.values() for name in self.carriers(style)]
+
     def _default(self, style: Style) -> str:
         return style.default if style.default in self._running else next(iter(self.carriers(style)), style.default)
 

@@ -212,11 +212,34 @@ class OrderStore:
         statement = update(OUTBOX).where(OUTBOX.c.id.in_(parcel_ids)).values(published_at_ns=time.time_ns())
         await self._database.write(lambda connection: connection.execute(statement))
 
+    # --- figures -----------------------------------------------------------------------------------------------------
     async def pending(self) -> int:
         """How many parcels have not been sent."""
         query = select(func.count()).where(OUTBOX.c.published_at_ns.is_(None))
         count: int = await self._database.read(lambda connection: connection.execute(query).scalar_one())
         return count
+
+    async def oldest_unsent_ns(self) -> int:
+        """When the oldest parcel was written that has not been sent; 0 if there is none."""
+        query = select(func.min(OUTBOX.c.written_at_ns)).where(OUTBOX.c.published_at_ns.is_(None))
+        written_at_ns = await self._database.read(lambda connection: connection.execute(query).scalar_one())
+        return written_at_ns or 0
+
+    async def open_orders(self, stuck_after_s: float) -> dict[tuple[str, str], tuple[int, int, int]]:
+        """By style and transport: how many orders have not ended, how many of them were accepted more than
+        ``stuck_after_s`` ago, and when the oldest was accepted (ns). Reads the open orders only, by an index."""
+        before_ns = time.time_ns() - int(stuck_after_s * _SECOND_NS)
+        accepted = ORDERS.c.accepted_at_ns
+        query = (
+            select(
+                *(ORDERS.c.style, ORDERS.c.transport, func.count(), func.min(accepted)),
+                func.count().filter(accepted < before_ns),
+            )
+            .where(ORDERS.c.state == Verdict.ACCEPTED.value)
+            .group_by(ORDERS.c.style, ORDERS.c.transport)
+        )
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {(style, transport): (count, stuck, oldest) for style, transport, count, oldest, stuck in rows}
 
     # --- settings ----------------------------------------------------------------------------------------------------
     async def settings(self) -> dict[str, str]:

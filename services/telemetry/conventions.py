@@ -60,6 +60,14 @@ LAB_ORDER_STATE = "lab.order.state"
 LAB_RECOVERY = "lab.recovery"
 """On the root span of a recovery pass: true."""
 
+
+class GivenUp(StrEnum):
+    """Why a delivery became a dead letter, as a metric's label says it (the span has the words of the error)."""
+
+    UNDECODABLE = "undecodable"
+    FAILED = "failed"
+
+
 BAGGAGE_KEYS = (LAB_RUN_ID, LAB_STYLE, LAB_TRANSPORT)
 """Baggage members that every process copies to every span."""
 
@@ -99,11 +107,33 @@ METRIC_ORDERS = "lab_orders"
 METRIC_EFFECTS = "lab_effects"
 METRIC_DUPLICATES = "lab_duplicates_suppressed"
 METRIC_RETRIES = "lab_messaging_retries"
+METRIC_REDELIVERIES = "lab_messaging_redeliveries"
+"""Deliveries whose message the broker had handed out before: those given back, and those of a consumer that died."""
 METRIC_DEAD_LETTERS = "lab_messaging_dead_letters"
+METRIC_LAG = "lab_messaging_lag"
+"""How many messages of a destination this consumer's group has yet to handle, of the partitions that it was given;
+only where the broker's client can tell (a log)."""
+METRIC_OLDEST_MESSAGE = "lab_messaging_oldest_timestamp_seconds"
+"""When the oldest message was sent that this consumer was handed and has not settled; 0 where it holds none."""
 METRIC_REFUSED_INPUT = "lab_refused_input"
 METRIC_BAD_CONTEXT = "lab_bad_trace_context"
 METRIC_OUTBOX_PENDING = "lab_outbox_pending"
+METRIC_OUTBOX_OLDEST = "lab_outbox_oldest_timestamp_seconds"
+"""When the oldest message was written that is accepted and not yet sent; 0 where there is none."""
+METRIC_ORDERS_OPEN = "lab_orders_open"
+"""Orders accepted and not ended. Asked of the database, so that every replica of orders says the same: take the
+maximum, not the sum, and so for the two below."""
+METRIC_ORDERS_STUCK = "lab_orders_stuck"
+"""Of the open orders those that were accepted more than ``STUCK_AFTER_S`` ago."""
+METRIC_ORDERS_OLDEST = "lab_orders_oldest_timestamp_seconds"
+"""When the oldest open order was accepted; 0 where none is open."""
 METRIC_RECOVERED = "lab_orders_recovered"
+METRIC_SPANS_STARTED = "otel_sdk_span_started"
+"""The name is the SDK's; the counting is ours (``setup``)."""
+METRIC_SPANS_ENDED = "lab_spans_ended"
+METRIC_SPANS_EXPORTED = "lab_spans_exported"
+
+STUCK_AFTER_S = 30.0
 
 LABEL_SOURCE = "source"
 LABEL_DESTINATION = "messaging_destination_name"

@@ -142,7 +142,7 @@ class MessagingSpans:
         creations = [creation_context(headers) for headers in messages]
         producers = [get_current_span(context).get_span_context() for context in creations]
         single_parent = _without_span(creations[0], None) if self._shape() is Shape.LINK else creations[0]
-        sent = [sent_ns for headers in messages if (sent_ns := _sent_at_ns(headers)) is not None]
+        sent = [sent_ns for headers in messages if (sent_ns := sent_at_ns(headers)) is not None]
         return self._many(
             *(words, words.receive, Operation.RECEIVE, destination, messages),
             single_parent=single_parent,
@@ -332,7 +332,7 @@ class MessagingSpans:
         now_ns: int,
         released_at_ns: int | None,
     ) -> None:
-        since_ns = released_at_ns or _sent_at_ns(headers)
+        since_ns = released_at_ns or sent_at_ns(headers)
         if since_ns is None:
             return
         span = self._wait_span(f"{Operation.QUEUE} {destination}", parent, Operation.QUEUE, since_ns, now_ns, common)
@@ -446,7 +446,7 @@ def _error_type(span: Span) -> str:
     return str((getattr(span, "attributes", None) or {}).get(c.ERROR_TYPE, ""))
 
 
-def _sent_at_ns(headers: Mapping[str, str]) -> int | None:
+def sent_at_ns(headers: Mapping[str, str]) -> int | None:
     """When the message was handed over; None where that is not said or cannot be."""
     text = headers.get(c.HEADER_SENT_AT, "")
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None

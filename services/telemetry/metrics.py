@@ -17,6 +17,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 
 EXEMPLAR_EVERY_S = 0.5
 _MESSAGING = (c.LABEL_SERVICE, c.LABEL_SYSTEM, c.LABEL_DESTINATION, c.LABEL_OPERATION, c.LABEL_ERROR)
+_SUBSCRIPTION = (c.LABEL_SERVICE, c.LABEL_SYSTEM, c.LABEL_DESTINATION)
 _FLOW = (c.LABEL_SERVICE, c.LABEL_STYLE, c.LABEL_TRANSPORT)
 
 
@@ -46,7 +47,7 @@ RPC_CLIENT_DURATION = _histogram(
     "A call as the caller sees it",
     (c.LABEL_SERVICE, c.LABEL_RPC_SYSTEM, c.LABEL_RPC_METHOD, c.LABEL_ERROR),
 )
-ORDER_ACCEPT_DURATION = _histogram(c.METRIC_ORDER_ACCEPT_DURATION, "Until the first answer", _FLOW)
+ORDER_ACCEPT_DURATION = _histogram(c.METRIC_ORDER_ACCEPT_DURATION, "Until the first answer", (*_FLOW, c.LABEL_ERROR))
 ORDER_COMPLETE_DURATION = _histogram(
     c.METRIC_ORDER_COMPLETE_DURATION, "Until the order had ended", (*_FLOW, c.LABEL_STATE)
 )
@@ -54,13 +55,29 @@ ORDERS = Counter(c.METRIC_ORDERS, "Orders by the state that they reached", (*_FL
 RECOVERED = Counter(c.METRIC_RECOVERED, "Orders that a recovery pass ended", (*_FLOW, c.LABEL_STATE))
 EFFECTS = Counter(c.METRIC_EFFECTS, "Effects that were carried out", (c.LABEL_SERVICE, c.LABEL_ACTION))
 DUPLICATES = Counter(c.METRIC_DUPLICATES, "Messages or calls whose effect was not repeated", (c.LABEL_SERVICE,))
-RETRIES = Counter(c.METRIC_RETRIES, "Deliveries given back to come again", (c.LABEL_SERVICE, c.LABEL_DESTINATION))
-DEAD_LETTERS = Counter(c.METRIC_DEAD_LETTERS, "Deliveries given up", (c.LABEL_SERVICE, c.LABEL_DESTINATION))
+RETRIES = Counter(c.METRIC_RETRIES, "Deliveries given back to come again", _SUBSCRIPTION)
+REDELIVERIES = Counter(c.METRIC_REDELIVERIES, "Deliveries of what was handed out before", _SUBSCRIPTION)
+DEAD_LETTERS = Counter(c.METRIC_DEAD_LETTERS, "Deliveries given up", (*_SUBSCRIPTION, c.LABEL_REASON))
+LAG = Gauge(c.METRIC_LAG, "Messages that the group has yet to handle", _SUBSCRIPTION)
+OLDEST_MESSAGE = Gauge(c.METRIC_OLDEST_MESSAGE, "When the oldest message in hand was sent", _SUBSCRIPTION)
 REFUSED_INPUT = Counter(
     c.METRIC_REFUSED_INPUT, "Input that made no sense", (c.LABEL_SERVICE, c.LABEL_TRANSPORT, c.LABEL_REASON)
 )
 BAD_CONTEXT = Counter(c.METRIC_BAD_CONTEXT, "Messages whose trace context was not readable", (c.LABEL_SERVICE,))
 OUTBOX_PENDING = Gauge(c.METRIC_OUTBOX_PENDING, "Messages accepted and not yet sent", (c.LABEL_SERVICE,))
+OUTBOX_OLDEST = Gauge(c.METRIC_OUTBOX_OLDEST, "When the oldest of them was written", (c.LABEL_SERVICE,))
+ORDERS_OPEN = Gauge(c.METRIC_ORDERS_OPEN, "Orders accepted and not ended", _FLOW)
+ORDERS_STUCK = Gauge(c.METRIC_ORDERS_STUCK, f"Orders open for more than {c.STUCK_AFTER_S:g} s", _FLOW)
+ORDERS_OLDEST = Gauge(c.METRIC_ORDERS_OLDEST, "When the oldest open order was accepted", _FLOW)
+
+
+def show_subscription(*labels: str) -> None:
+    """Have the counters of a subscription stand at 0 until something goes wrong: of one that is not there, nobody
+    could tell how much it rose. ``labels`` are service, system and destination."""
+    RETRIES.labels(*labels)
+    REDELIVERIES.labels(*labels)
+    for reason in c.GivenUp:
+        DEAD_LETTERS.labels(*labels, reason.value)
 
 
 @lru_cache(10_000)

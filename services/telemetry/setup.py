@@ -36,9 +36,11 @@ SCHEDULE_DELAY_MS = 500
 EXPORT_TIMEOUT_S = 30
 """How long the exporter tries again while its address is away: longer than a restart of the span store."""
 
-SPANS_STARTED = Counter("otel_sdk_span_started", "Spans started", (c.LABEL_SERVICE,))
-SPANS_ENDED = Counter("lab_spans_ended", "Spans ended and handed to the exporter's queue", (c.LABEL_SERVICE,))
-SPANS_EXPORTED = Counter("lab_spans_exported", "Spans sent, or given up", (c.LABEL_SERVICE, c.LABEL_ERROR))
+GIVEN_UP = "given_up"
+
+SPANS_STARTED = Counter(c.METRIC_SPANS_STARTED, "Spans started", (c.LABEL_SERVICE,))
+SPANS_ENDED = Counter(c.METRIC_SPANS_ENDED, "Spans ended and handed to the exporter's queue", (c.LABEL_SERVICE,))
+SPANS_EXPORTED = Counter(c.METRIC_SPANS_EXPORTED, "Spans sent, or given up", (c.LABEL_SERVICE, c.LABEL_ERROR))
 
 _meter_provider: list[MeterProvider] = []
 
@@ -61,10 +63,12 @@ class _Exporter(OTLPSpanExporter):
     def __init__(self, service: str, endpoint: str) -> None:
         super().__init__(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S, meter_provider=meter_provider())
         self._service = service
+        for error in ("", GIVEN_UP):  # there from the start: a counter that begins with its first loss hides it
+            SPANS_EXPORTED.labels(service, error)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = super().export(spans)
-        error = "" if result is SpanExportResult.SUCCESS else "given_up"
+        error = "" if result is SpanExportResult.SUCCESS else GIVEN_UP
         SPANS_EXPORTED.labels(self._service, error).inc(len(spans))
         return result
 
@@ -95,7 +99,7 @@ class Telemetry:
             "started": self._count("otel_sdk_span_started_total"),
             "ended": self._count("lab_spans_ended_total"),
             "exported": self._count("lab_spans_exported_total", error_type=""),
-            "given_up": self._count("lab_spans_exported_total", error_type="given_up"),
+            "given_up": self._count("lab_spans_exported_total", error_type=GIVEN_UP),
         }
 
     def _count(self, name: str, **labels: str) -> int:

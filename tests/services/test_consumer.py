@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pytest
 import structlog
 from opentelemetry import baggage
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
+from prometheus_client import REGISTRY
 from sqlalchemy.exc import OperationalError
 
 from services import inventory
@@ -28,6 +30,12 @@ from services.transports.ports import Delivery, Message
 from tests.services.parts import Part, ended, eventually, live, metric, order, part, publish_raw, wire
 
 CHANNEL = "orders.events"
+SUBSCRIPTION = {"service": "inventory", "messaging_system": "memory", "messaging_destination_name": CHANNEL}
+WHAT_FAILS = {
+    "lab_messaging_dead_letters_total": {**SUBSCRIPTION, "reason": "failed"},
+    "lab_messaging_retries_total": SUBSCRIPTION,
+    "lab_messaging_redeliveries_total": SUBSCRIPTION,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -190,11 +198,39 @@ async def test_a_handler_works_in_the_messages_context_and_in_no_other(own: Part
     assert bound == [{"service": "inventory", "order_id": "o-1"}], "what its log lines say"
 
 
+async def test_the_age_of_the_oldest_message_in_hand_is_known_at_any_time(own: Part) -> None:
+    """Its ``sent-at``, whichever message is done first; 0 where there is none, and where none says."""
+    async with consuming(own) as running:
+        oldest = functools.partial(metric, "lab_messaging_oldest_timestamp_seconds", **SUBSCRIPTION)
+        assert oldest() == 0
+        running.handled.gate.clear()
+        headers, body = wire(m.OrderPlaced(order()))
+        for sent_at, key in (("no number", "o-1"), ("3000000000", "o-2"), ("2000000000", "o-3"), ("4000000000", "o-4")):
+            publish_raw(own.network, CHANNEL, {**headers, "sent-at": sent_at}, body, key)
+        async with own.network.arrived:
+            own.network.arrived.notify_all()
+        await eventually(lambda: len(running.handled.at_work) == 4, "all are at work")
+        assert oldest() == 2
+        running.handled.gate.set()
+        await eventually(lambda: running.idle, "all is done")
+        assert oldest() == 0
+
+
+async def test_what_can_go_wrong_is_counted_from_zero(own: Part) -> None:
+    """A counter that is not there before it rises cannot be seen to rise."""
+    fresh = {"messaging_destination_name": "nothing.yet"}
+    async with consuming(own) as running, ended(asyncio.create_task(running.consumer.run("nothing.yet"))):
+        for name, labels in WHAT_FAILS.items():
+            await eventually(
+                lambda: REGISTRY.get_sample_value(name, {**labels, **fresh}) == 0,  # noqa: B023
+                f"{name} is there",
+            )
+
+
 # --- what fails ---------------------------------------------------------------------------------------------------
 async def test_a_failure_of_the_handler_is_tried_again_and_then_a_dead_letter(own: Part) -> None:
     """After ``messaging.max_attempts``; with the reason, the number of attempts and the original context."""
-    gone = metric("lab_messaging_dead_letters_total", service="inventory", messaging_destination_name=CHANNEL)
-    again = metric("lab_messaging_retries_total", service="inventory", messaging_destination_name=CHANNEL)
+    before = {name: metric(name, **labels) for name, labels in WHAT_FAILS.items()}
     async with consuming(own, messaging__max_attempts="3") as running:
         running.handled.fails = lambda _: ValueError("no such shelf")
         message_id = await publish(own)
@@ -209,10 +245,12 @@ async def test_a_failure_of_the_handler_is_tried_again_and_then_a_dead_letter(ow
     ]
     assert letter.headers["ce-id"] == message_id
     assert json.loads(letter.body)["order"]["order_id"] == "o-1"
-    assert (
-        metric("lab_messaging_dead_letters_total", service="inventory", messaging_destination_name=CHANNEL) == gone + 1
-    )
-    assert metric("lab_messaging_retries_total", service="inventory", messaging_destination_name=CHANNEL) == again + 2
+    rose = {name: metric(name, **labels) - before[name] for name, labels in WHAT_FAILS.items()}
+    assert rose == {
+        "lab_messaging_dead_letters_total": 1,
+        "lab_messaging_retries_total": 2,
+        "lab_messaging_redeliveries_total": 2,
+    }
 
 
 async def test_a_failed_handling_is_an_error_on_its_span_and_in_its_metrics(own: Part) -> None:

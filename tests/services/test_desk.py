@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from opentelemetry.context import attach, detach
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
+from prometheus_client import REGISTRY
 
 from services import inventory, notifications, payment, shipping
 from services.domain import messages as m
@@ -95,6 +97,9 @@ class Choir:
 
     def relaying(self) -> contextlib.AbstractAsyncContextManager[asyncio.Task[Any]]:
         return ended(asyncio.create_task(self.desk.relay()))
+
+    def measuring(self) -> contextlib.AbstractAsyncContextManager[asyncio.Task[Any]]:
+        return ended(asyncio.create_task(self.desk.measure([("choreography", "memory")])))
 
 
 @pytest.fixture
@@ -204,18 +209,52 @@ async def test_what_is_accepted_is_sent_at_once(choir: Choir) -> None:
     assert await choir.desk.store.pending() == 0
 
 
+@pytest.fixture
+def _measured_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "MEASURE_EVERY_S", 0.02)
+
+
+@pytest.mark.usefixtures("_measured_often")
+async def test_open_orders_and_those_that_are_stuck_are_counted_by_flow(
+    choir: Choir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From zero on, and down to zero again when they have ended."""
+    flow = {"service": "orders", "style": "choreography", "transport": "memory"}
+
+    def seen() -> tuple[float | None, float | None, bool]:
+        count, stuck, oldest_s = (
+            REGISTRY.get_sample_value(name, flow)
+            for name in ("lab_orders_open", "lab_orders_stuck", "lab_orders_oldest_timestamp_seconds")
+        )
+        return count, stuck, oldest_s is not None and abs(time.time() - oldest_s) < 60
+
+    async with choir.measuring():
+        await eventually(lambda: seen() == (0, 0, False), "there is nothing, and that is said")
+        assert REGISTRY.get_sample_value("lab_orders_total", {**flow, "state": "rejected"}) is not None
+        await choir.accept(style=ASYNC)
+        await eventually(lambda: seen() == (1, 0, True), "an order is open")
+        monkeypatch.setattr(c, "STUCK_AFTER_S", 0.0)
+        await eventually(lambda: seen() == (1, 1, True), "it is stuck")
+        await choir.desk.record("o-1", m.StockRefused(order("o-1"), "none left"))
+        await eventually(lambda: seen() == (0, 0, False), "it has ended")
+
+
+@pytest.mark.usefixtures("_measured_often")
 async def test_an_order_is_accepted_while_the_broker_is_away_and_sent_when_it_is_back(
     choir: Choir, flaky: _Flaky
 ) -> None:
     """In the trace, and with the baggage, of the request that was accepted; the wait is the outbox span."""
     await choir.accept(style=ASYNC)
-    async with choir.relaying():
+    before_s = time.time()
+    async with choir.relaying(), choir.measuring():
         await eventually(lambda: flaky.tried >= 2, "the relay tries again")
         assert await choir.desk.store.pending() == 1
-        assert metric("lab_outbox_pending", service="orders") == 1
+        await eventually(lambda: metric("lab_outbox_pending", service="orders") == 1, "the outbox is seen to wait")
+        assert before_s - 5 < metric("lab_outbox_oldest_timestamp_seconds", service="orders") <= before_s
         flaky.cut = False
         await eventually(lambda: choir.network.queues["orders.events", "inventory"], "the message is sent")
         await eventually(lambda: metric("lab_outbox_pending", service="orders") == 0, "the outbox is empty")
+        await eventually(lambda: metric("lab_outbox_oldest_timestamp_seconds", service="orders") == 0, "and says so")
     (post,) = choir.orders.named("POST /orders")
     (send,) = choir.orders.named("send orders.events")
     waits = {span.context.span_id: span for span in choir.orders.named("outbox orders")}

@@ -78,6 +78,21 @@ async def test_what_is_not_there_is_none(database: Database) -> None:
     assert await store.pending() == 0
 
 
+async def test_what_waits_is_counted_by_flow_with_the_age_of_the_oldest(database: Database) -> None:
+    """Orders that have not ended, those of them that are old, and messages not sent; nothing when there is nothing."""
+    store = OrderStore(database)
+    assert (await store.open_orders(30), await store.oldest_unsent_ns()) == ({}, 0)
+    (first, (oldest,)), _ = await put(store, "o-1", parcels=[parcel("o-1")]), await put(store, "o-2")
+    flow = ("choreography", "memory")
+    assert await store.open_orders(30) == {flow: (2, 0, first.accepted_at_ns)}
+    assert await store.open_orders(-1) == {flow: (2, 2, first.accepted_at_ns)}
+    assert await store.oldest_unsent_ns() == oldest.written_at_ns
+    for order_id in ("o-1", "o-2"):
+        await store.record(order_id, m.StockRefused(order(order_id), "none left"))
+    await store.sent([oldest.id])
+    assert (await store.open_orders(30), await store.oldest_unsent_ns()) == ({}, 0)
+
+
 async def test_an_idempotency_key_is_taken_once_and_nothing_of_the_second_order_is_left(database: Database) -> None:
     """``KeyTaken``; neither the order nor its history nor its parcels are stored."""
     store = OrderStore(database)

@@ -1,4 +1,4 @@
-"""Prometheus, with exemplar storage on, scraping every process of the target.
+"""Prometheus, with exemplar storage on, scraping every process of the target and judging the lab's alerts.
 
 Debian's 2.42 asks for OpenMetrics by itself, which is the only format that carries exemplars.
 """
@@ -17,6 +17,9 @@ from lab.targets.local.provision import Files, UnavailableError, debian
 from lab.targets.local.provision.tools import Job
 
 CONFIG = "prometheus/prometheus.yml"
+RULES = "prometheus/rules.yaml"
+BUILT_RULES = "helm/antiphon/files/rules.yaml"
+"""Built from dashboards/; the chart loads the same file."""
 SCRAPE_INTERVAL_S = 5
 MAX_EXEMPLARS = 100_000
 
@@ -54,12 +57,13 @@ def processes(plan: Plan, files: Files) -> list[Process]:
             f"--web.console.libraries={files.root / 'etc/prometheus/console_libraries'}",
         ]
     own = Scrape("prometheus", plan.ports["prometheus"])
+    rules = (plan.project / BUILT_RULES).read_text()
     return [
         Process(
             name="prometheus",
             argv=tuple(argv),
             cwd=str(plan.root),
-            files={CONFIG: config([*plan.scrapes, own])},
+            files={CONFIG: config([*plan.scrapes, own]), RULES: rules},
             ports=("prometheus",),
             ready=Probe(plan.ports["prometheus"], "/-/ready"),
             scrapes=(own,),
@@ -88,6 +92,8 @@ def config(scrapes: Sequence[Scrape]) -> str:
     interval = f"{SCRAPE_INTERVAL_S}s"
     document = {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
+        # beside this file
+        "rule_files": [Path(RULES).name],
         "storage": {"exemplars": {"max_exemplars": MAX_EXEMPLARS}},
         "scrape_configs": list(jobs.values()),
     }

@@ -41,6 +41,7 @@ from aiokafka.errors import (
 from opentelemetry.trace import SpanContext, get_current_span
 
 from services.telemetry import conventions as c
+from services.telemetry import metrics
 from services.telemetry.messaging import Words
 from services.transports.errors import DeadlineExceeded, TransportError, Unavailable, Unroutable
 from services.transports.ports import Delivery, Topology, Wiring
@@ -57,6 +58,7 @@ POLL_MS = 1_000
 REVOKE_S = 5.0
 CLOSE_S = 0.6
 MAX_PAUSE_S = 2.0
+LAG_EVERY_S = 5.0
 WINDOW = 2_000
 """How many records of a subscription may be done behind one that is not: all of them would come again."""
 REASON = "lab-dead-letter-reason"
@@ -142,7 +144,7 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._committing = asyncio.Lock()
         self._consumer: AIOKafkaConsumer | None = None
         self._attributes = {**broker.server, c.CONSUMER_GROUP: self.group_id}
-        self._tasks = [_spawn(self._poll()), _spawn(self._commit_progress())]
+        self._tasks = [_spawn(self._poll()), _spawn(self._commit_progress()), _spawn(self._measure())]
 
     async def next(self) -> KafkaDelivery:
         """The next record to handle; what was revoked meanwhile is passed over, it comes again elsewhere."""
@@ -316,6 +318,31 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]
             about = [each for _, before in settled for each in before]
             self.broker.spans.settle_batch(WORDS, "commit", self.channel, about, started_ns, attributes, failed)
 
+    # --- measuring -------------------------------------------------------------------------------------------------
+    async def _measure(self) -> None:
+        """Say every few seconds how much of this member's partitions is not handled yet."""
+        gauge = metrics.LAG.labels(self.group, WORDS.system, self.channel)
+        gauge.set(0)
+        while True:
+            try:
+                async with asyncio.timeout(LAG_EVERY_S):
+                    gauge.set(await self._lag())
+            except Exception as error:
+                log.debug("lag_unknown", transport="kafka", channel=self.channel, error=repr(error))
+            await asyncio.sleep(LAG_EVERY_S)
+
+    async def _lag(self) -> int:
+        """Asks the broker for the ends: what a fetch says of them is old while the client has records left."""
+        consumer = self._consumer
+        if consumer is None:
+            return 0
+        lag = 0
+        for tp, end in (await consumer.end_offsets(consumer.assignment())).items():
+            held = self._partitions[tp].held if tp in self._partitions else {}
+            lowest = next(iter(held)) if held else await consumer.position(tp)
+            lag += max(0, end - lowest)
+        return lag
+
     def stop_polling(self) -> None:
         self._tasks[0].cancel()
 
@@ -330,7 +357,8 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]
         closing.cancel()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.commit(), CLOSE_S)
-        self._tasks[1].cancel()
+        for task in self._tasks[1:]:
+            task.cancel()
         self._lose_all()
         if self._consumer is not None:
             await _stop(self._consumer)

@@ -12,10 +12,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from cloudevents.core.bindings import kafka as binding
 from cloudevents.core.formats.json import JSONFormat
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import REGISTRY
 
 from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
 from services.transports.errors import TransportError
+from services.transports.messaging import kafka as kafka_module
 from services.transports.messaging.kafka import ATTEMPTS, PARTITIONS, REASON, Kafka, _from_wire
 from services.transports.ports import Broker, Delivery, Wiring
 from tests.servers import Server, server
@@ -166,6 +168,38 @@ class TestKafka(BrokerBehaviour):
         await two.stop()
         await second.close()
         assert await self.committed(channel, "payment") == 5
+
+    async def test_the_lag_is_what_nobody_has_handled_yet(
+        self, connect: Connect, channel: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is in hand, and what is done behind it, and what was not even polled; of all partitions."""
+        monkeypatch.setattr(kafka_module, "LAG_EVERY_S", 0.1)
+        labels = {"service": "payment", "messaging_system": "kafka", "messaging_destination_name": channel}
+
+        async def lag_is(wanted: int) -> None:
+            async with asyncio.timeout(10):
+                while REGISTRY.get_sample_value("lab_messaging_lag", labels) != wanted:
+                    await asyncio.sleep(0.05)
+
+        broker = connect("payment")
+        await broker.open({channel: frozenset({"payment"})})
+        for number in range(20):
+            await broker.publish(*event(number), channel=channel, key=f"o-{number}")
+        reader = Reader(broker, channel, "payment", max_in_flight=5)
+        first, *others = await reader.until(5)
+        await lag_is(20)
+        await first.ack()
+        await lag_is(19)
+        for delivery in others:
+            await delivery.ack()
+        handled = 5
+        while handled < 20:
+            for delivery in (await reader.until(handled + 1))[handled:]:
+                await delivery.ack()
+                handled += 1
+        await lag_is(0)
+        await reader.stop()
+        await broker.close()
 
     async def test_a_batch_has_links_and_no_parent(self, connect: Connect, channel: str) -> None:
         """A poll of several records links to their producers; a commit of several to their process spans."""
