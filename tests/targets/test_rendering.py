@@ -144,6 +144,8 @@ def test_prometheus_scrapes_every_process(plan):
     assert jobs["payment"]["static_configs"] == [{"targets": ["127.0.0.1:23120"]}]
     assert jobs["rabbitmq-queues"]["params"]["family"][0] == "queue_coarse_metrics"
     assert config["storage"]["exemplars"]["max_exemplars"] > 0
+    assert config["rule_files"] == ["rules.yaml"]
+    assert "alert: OrdersStuck" in processes[-1].files["prometheus/rules.yaml"]
     assert "--enable-feature=exemplar-storage,native-histograms" in processes[-1].argv
 
 
@@ -182,7 +184,7 @@ def test_jaeger_config_is_yaml_with_our_ports(plan, monkeypatch):
     config = yaml.safe_load(process.files[jaeger.CONFIG])
     query = config["extensions"]["jaeger_query"]
     assert query["http"]["endpoint"] == "127.0.0.1:23001"
-    assert "ui" not in query
+    assert query["ui"] == {"config_file": "/state/jaeger/ui.json"}
     assert config["extensions"]["jaeger_storage"]["backends"]["main"]["memory"]["max_traces"] >= 100_000
     assert (process.optional, process.awaited) == (True, True)
 
@@ -190,7 +192,16 @@ def test_jaeger_config_is_yaml_with_our_ports(plan, monkeypatch):
 def test_jaeger_serves_the_ui_that_a_setting_names(plan, monkeypatch):
     monkeypatch.setenv("LAB_JAEGER_UI", "/ui")
     process = jaeger.processes(plan, Files(Path("/cache/jaeger"), "test"))[0]
-    assert yaml.safe_load(process.files[jaeger.CONFIG])["extensions"]["jaeger_query"]["ui"] == {"assets_path": "/ui"}
+    ui = yaml.safe_load(process.files[jaeger.CONFIG])["extensions"]["jaeger_query"]["ui"]
+    assert ui == {"config_file": "/state/jaeger/ui.json", "assets_path": "/ui"}
+
+
+def test_jaegers_page_links_to_the_span_store(plan):
+    """The same patterns as in the chart, with this target's address."""
+    process = jaeger.processes(plan, Files(Path("/cache/jaeger"), "test"))[0]
+    urls = [pattern["url"] for pattern in json.loads(process.files[jaeger.UI_CONFIG])["linkPatterns"]]
+    assert "http://127.0.0.1:23004/orders/#{lab.order.id}" in urls
+    assert "/trace/#{lab.producer.trace_id}" in urls
 
 
 def test_nobody_waits_for_a_jaeger_that_must_be_built(plan):

@@ -102,6 +102,6 @@ def _announce_build(state: State, progress: Progress) -> None:
         return
     progress(
         "jaeger",
-        f"no release found (LAB_JAEGER or PATH): building {golang.VERSION} in the background, about "
+        f"no release found (LAB_JAEGER or PATH): building {golang.version()} in the background, about "
         f"{golang.EXPECTED_MIN} min on two cores and {golang.NEEDS_MB / 1000:.0f} GB until it is done",
     )

@@ -29,6 +29,9 @@ MAX_TRACES = 200_000
 MEMORY_LIMIT_MIB = 1536
 BUCKETS = "2ms 5ms 10ms 25ms 50ms 100ms 250ms 500ms 1s 2s 5s"
 CONFIG = "jaeger/jaeger.yaml"
+UI_CONFIG = "jaeger/ui.json"
+UI_TEMPLATE = "helm/antiphon/files/jaeger-ui.json"
+"""What the page links to, for both targets; the span store's address is put in."""
 
 
 def find() -> Files | None:
@@ -61,7 +64,7 @@ def processes(plan: Plan, files: Files | None) -> list[Process]:
             argv=(str(files.path), "--config", config) if files else build,
             cwd=str(plan.project),
             env={"GOMEMLIMIT": f"{MEMORY_LIMIT_MIB}MiB"},
-            files={CONFIG: json.dumps(_config(plan), indent=1)},
+            files={CONFIG: json.dumps(_config(plan), indent=1), UI_CONFIG: _ui(plan)},
             ports=("jaeger", *(name for name in OFFSETS if name.startswith("jaeger."))),
             ready=Probe(plan.ports["jaeger.health"], "/status"),
             scrapes=(
@@ -106,7 +109,8 @@ def _config(plan: Plan) -> dict[str, Any]:
                 "storage": {"traces": "main", "metrics": "prometheus"},
                 "http": {"endpoint": ports.address("jaeger")},
                 "grpc": {"endpoint": ports.address("jaeger.query_grpc")},
-                **({"ui": {"assets_path": ui}} if ui else {}),
+                "enable_tracing": False,  # its own spans would go to whoever listens at localhost:4317
+                "ui": {"config_file": str(plan.root / UI_CONFIG), **({"assets_path": ui} if ui else {})},
             },
             "jaeger_storage": {
                 "backends": {"main": {"memory": {"max_traces": MAX_TRACES}}},
@@ -150,6 +154,12 @@ def _config(plan: Plan) -> dict[str, Any]:
             },
         },
     }
+
+
+def _ui(plan: Plan) -> str:
+    template = plan.project / UI_TEMPLATE
+    text = template.read_text() if template.exists() else "{}"  # lab without its checkout: a page without links
+    return text.replace("SPAN_STORE", plan.ports.url("span_store"))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import os
 import shlex
 from pathlib import Path
 
+from lab.targets import versions
 from lab.targets.local import java
 from lab.targets.local.plan import Plan
 from lab.targets.local.process import Probe, Process
@@ -19,7 +20,7 @@ POM = """\
   <modelVersion>4.0.0</modelVersion>
   <groupId>antiphon</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>
   <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>4.3.1</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{version}</version></dependency>
     <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>2.25.4</version></dependency>
   </dependencies>
 </project>
@@ -51,7 +52,7 @@ def provide(job: Job) -> Files:
         if not any(Path(setting).glob("kafka_*.jar")):
             raise UnavailableError(f"LAB_KAFKA_LIBS names {setting}, where no kafka_*.jar is")
         return Files(Path(setting), "LAB_KAFKA_LIBS", extra=extra)
-    folder = cache.entry("kafka", POM + GOAL, lambda folder: _fetch(folder, runtime, job), job)
+    folder = cache.entry("kafka", _pom() + GOAL, lambda folder: _fetch(folder, runtime, job), job)
     return Files(folder / "libs", f"Maven artifacts, Java from {runtime.source}", extra=extra)
 
 
@@ -124,11 +125,15 @@ def _config(plan: Plan) -> str:
     return "".join(f"{key}={value}\n" for key, value in lines.items())
 
 
+def _pom() -> str:
+    return POM.replace("{version}", versions.version("kafka"))
+
+
 def _fetch(folder: Path, runtime: Files, job: Job) -> None:
     """Let Maven copy the jars, with a local repository of our own that goes away again."""
     mvn = java.maven(job, runtime)
     pom, repository = folder / "pom.xml", folder / "repository"
-    pom.write_text(POM)
+    pom.write_text(_pom())
     got = 0
 
     def count(line: str) -> None:

