@@ -7,31 +7,43 @@ export UV_NO_PROGRESS := 1
 endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test test-fast test-local test-live up down load bench contracts docs lint lock
+.PHONY: help setup setup-test demo up down load kind-up kind-down k8s-up k8s-down image test test-fast test-local test-live test-cluster lint bench contracts dashboards docs lock
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 # the package managers wait for the network most of the time, so servers and Python packages are fetched side by side
 demo: ## start the lab, drive load through four flows, print the comparison, leave the lab up
 	@$(PYTHON) -m lab.targets.local.fetch & servers=$$!; $(MAKE) setup || { kill $$servers; exit 1; }; wait $$servers || true
 	$(BIN)/lab demo $(ARGS)
-test: lint test-fast test-local test-live ## lint, then every test; each part ends with what was skipped and why
+test: lint test-fast test-local test-live test-cluster ## lint, then every test; each part ends with what was skipped and why
 up: setup ## start the lab on this machine
-	$(BIN)/lab up $(ARGS)
+	$(BIN)/lab --target local up $(ARGS)
 down: setup ## stop it
-	$(BIN)/lab down $(ARGS)
+	$(BIN)/lab --target local down $(ARGS)
 load: setup ## drive load through whatever runs
 	$(BIN)/lab load $(ARGS)
+kind-up: setup ## start the lab on Kubernetes in Docker (kind): cluster, image, chart
+	$(BIN)/lab --target kind up $(ARGS)
+kind-down: setup ## delete that cluster
+	$(BIN)/lab --target kind down $(ARGS)
+k8s-up: setup ## install the lab on the cluster of kubectl's current context
+	$(BIN)/lab --target k8s up $(ARGS)
+k8s-down: setup ## uninstall it there; volumes stay
+	$(BIN)/lab --target k8s down $(ARGS)
+image: setup ## build the container image
+	$(BIN)/python -m lab.targets.cluster.image
 setup: .venv/run.stamp ## make .venv and install what running needs
 setup-test: .venv/test.stamp ## install what testing needs, too
 FAST := tests/domain tests/services tests/telemetry tests/compare tests/contracts tests/docs
 test-fast: setup-test ## domain, styles over memory, conventions, renderings (under a minute)
-	$(BIN)/pytest -m "not live" $(FAST) $(ARGS)
+	$(BIN)/pytest -m "not live and not cluster" $(FAST) $(ARGS)
 test-local: setup-test ## the other tests that need no servers but our own
-	$(BIN)/pytest -m "not live" $(addprefix --ignore=,$(FAST)) $(ARGS)
+	$(BIN)/pytest -m "not live and not cluster" $(addprefix --ignore=,$(FAST)) $(ARGS)
 test-live: setup-test ## the tests on real servers, which they start and stop
 	$(BIN)/pytest -m live $(ARGS)
+test-cluster: setup-test ## the tests on Kubernetes: the cluster of KUBECONFIG, or with LAB_TEST_KIND=1 one of their own
+	$(BIN)/pytest -m cluster $(ARGS)
 lint: setup-test ## ruff, mypy and the import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -41,6 +53,8 @@ bench: setup-test ## measure: tracing per message, adapters, orders/s, the span 
 	$(BIN)/python -m benchmarks $(ARGS)
 contracts: setup-test ## regenerate the code in services/contracts from the contracts
 	$(BIN)/python -m services.contracts.generate $(ARGS)
+dashboards: setup-test ## rebuild Grafana's boards and Prometheus' rules from dashboards/
+	$(BIN)/python -m dashboards
 docs: setup ## regenerate the pages of docs/ that come from tables in the code
 	$(BIN)/python -m docs.generate
 lock: setup ## rewrite the locks; what is locked stays unless ARGS="--upgrade"

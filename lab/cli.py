@@ -5,17 +5,14 @@ running, 130 interrupted. Heavy imports stay inside the commands, so that the to
 """
 
 import json
-import os
 import signal
 import sys
-import time
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lab.commands import COMMANDS
-from lab.targets import LabError, Status
+from lab.targets import TARGETS, LabError, Status, Target, chosen, current
 
 app = typer.Typer(
     help="Antiphon: one order, carried by synchronous and asynchronous services, seen side by side.",
@@ -27,26 +24,42 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+@app.callback()
+def choose(
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(TARGETS)} (or LAB_TARGET); default: the one brought up last.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Say which target the command is about, before the command."""
+    chosen.set(target or "")
+
+
 @app.command()
 def up(
-    names: Annotated[list[str] | None, typer.Argument(help="Start only these, beside what runs.")] = None,
-    port_base: Annotated[int | None, typer.Option(help="First of the lab's ports (default 21000).")] = None,
-    jaeger: Annotated[str, typer.Option(help="auto, build, defer (build later) or off.")] = "auto",
-    database: Annotated[str, typer.Option(help="sqlite or postgres.")] = "sqlite",
+    names: Annotated[list[str] | None, typer.Argument(help="Start only these, beside what runs (local).")] = None,
+    port_base: Annotated[int | None, typer.Option(help="First of the lab's ports (local; default 21000).")] = None,
+    jaeger: Annotated[str | None, typer.Option(help="auto, build, defer (build later) or off (local).")] = None,
+    database: Annotated[str | None, typer.Option(help="sqlite or postgres (local).")] = None,
     yes: Annotated[bool, typer.Option(help="Install packages in the system where nothing else works.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start the servers and services, getting what is missing, and wait until they are ready."""
+    """Start the servers and services, getting what is missing, and wait until they are ready.
+
+    Without a target this means processes on this machine.
+    """
     from lab.targets.local.progress import display
+
+    given = {"port_base": port_base, "jaeger": jaeger, "database": database}
+    choices = {name: value for name, value in given.items() if value is not None}
 
     def start() -> Status:
         with display() as progress:
-            started: Status = target.up(
-                names or (), port_base=port_base, jaeger=jaeger, database=database, progress=progress
-            )
-            return started
+            return target.up(names or (), **choices, progress=progress)
 
-    target = _target()
+    target = _target(remembered=False)
     status = start()
     if target.installable and _install(target.installable, yes=yes):
         status = start()
@@ -58,12 +71,13 @@ def down(
     purge: Annotated[bool, typer.Option(help="Also remove data, logs and credentials.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """End every process of the lab; data stays."""
+    """End every process of the lab; data stays. On kind: delete the cluster."""
     from lab.targets.local.progress import display
 
+    target = _target()
     with display() as progress:
-        _target().down(purge=purge, progress=progress)
-    print(json.dumps({"target": "local", "processes": []}) if as_json else "the lab is down")
+        target.down(purge=purge, progress=progress)
+    print(json.dumps({"target": target.name, "processes": []}) if as_json else "the lab is down")
 
 
 @app.command()
@@ -86,6 +100,20 @@ def restart(names: list[str], as_json: AsJson = False) -> None:
 
 
 @app.command()
+def scale(
+    name: str,
+    replicas: Annotated[int, typer.Argument(min=0, help="How many.")],
+    as_json: AsJson = False,
+) -> None:
+    """Run several of one process (on Kubernetes)."""
+    from lab.targets.local.progress import display
+
+    with display() as progress:
+        now = _target().scale(name, replicas, progress=progress)
+    _show(now, as_json=as_json)
+
+
+@app.command()
 def logs(
     name: str,
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last lines.")] = 50,
@@ -93,14 +121,18 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Print what a process has printed."""
-    path = _target().log_path(name)
-    last = path.read_text(errors="replace").splitlines()[-lines or None :] if lines else []
+    printed = _target().logs(name, lines=lines, follow=follow and not as_json)
     if as_json:
-        print(json.dumps({"name": name, "path": str(path), "lines": last}))
+        print(json.dumps({"name": name, "lines": list(printed)}))
         return
-    print("\n".join(last))
-    if follow:
-        _follow(path)
+    for line in printed:
+        print(line, flush=follow)
+
+
+@app.command()
+def forward() -> None:
+    """Bring a cluster's addresses to this machine where they are out of reach, until Ctrl-C."""
+    _target().forward(print)
 
 
 for command in COMMANDS:
@@ -129,10 +161,8 @@ def main() -> None:
         _fail(f"{text} (lab --help)", getattr(error, "exit_code", 2))
 
 
-def _target() -> Any:
-    from lab.targets import current
-
-    return current()
+def _target(*, remembered: bool = True) -> Target:
+    return current(remembered=remembered)
 
 
 def _install(packages: list[str], *, yes: bool) -> bool:
@@ -154,19 +184,6 @@ def _show(status: Status, *, as_json: bool) -> None:
     from lab.targets.local.progress import print_status
 
     print_status(status)
-
-
-def _follow(path: Path) -> None:
-    with path.open(errors="replace") as log:
-        log.seek(0, 2)
-        while True:
-            text = log.read()
-            if text:
-                print(text, end="", flush=True)
-            elif not path.exists() or path.stat().st_ino != os.fstat(log.fileno()).st_ino:
-                return  # a new run began a new log
-            else:
-                time.sleep(0.2)
 
 
 def _system(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""The commands that use a running lab: load, compare, order, trace, settings, demo.
+"""The commands that use a running lab: load, compare, order, trace, settings, check, demo.
 
 Each is a thin layer over a module of its own; ``lab.cli`` registers them. What they ask is what any operator can
 ask: the front door, orders' admin port, the span store, Prometheus.
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lab.targets import LabError, Target
+from lab.targets import LabError, Target, current
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -134,6 +134,17 @@ def settings(
         print(f"{name:<{width}}  {value:<8}  {shown['about'][name]}")
 
 
+def check(
+    wait_s: Annotated[float, typer.Option(help="How long an order and its trace may take.")] = 60,
+) -> None:
+    """Place an order for every style and transport that runs, and wait for its end and its trace in Jaeger."""
+    from lab.check import run_check
+
+    addresses = _target().addresses
+    if not run_check(addresses["front_door"], addresses.get("jaeger"), wait_s=wait_s):
+        raise typer.Exit(1)
+
+
 def demo(
     seed: Annotated[int, typer.Option(help="The same seed sends the same orders.")] = 1,
     port_base: Annotated[int | None, typer.Option(help="First of the lab's ports (default 21000).")] = None,
@@ -141,23 +152,26 @@ def demo(
     """Start the lab, drive load through four flows, print the comparison, leave the lab up."""
     from lab.demo import load_and_compare
     from lab.targets.local.progress import display
+    from lab.targets.local.target import LocalTarget
 
-    target: Any = _target()
+    target = _target(remembered=False)
+    choices: dict[str, Any] = {} if port_base is None else {"port_base": port_base}
+    if isinstance(target, LocalTarget):
+        choices["jaeger"] = "defer"  # building it would disturb the load
     with display() as progress:
-        target.up(port_base=port_base, jaeger="defer", progress=progress)
+        target.up(progress=progress, **choices)
     load_and_compare(addresses=target.addresses, runs_dir=_runs(target), console=_console(), seed=seed)
-    with display() as progress:
-        target.start_jaeger(progress)
+    if isinstance(target, LocalTarget):
+        with display() as progress:
+            target.start_jaeger(progress)
     print("The lab stays up: lab status shows it, lab down ends it.")
 
 
-COMMANDS = (load, compare, order, trace, settings, demo)
+COMMANDS = (load, compare, order, trace, settings, check, demo)
 
 
-def _target() -> Target:
-    from lab.targets import current
-
-    return current()
+def _target(*, remembered: bool = True) -> Target:
+    return current(remembered=remembered)
 
 
 def _console() -> Any:
@@ -166,9 +180,8 @@ def _console() -> Any:
     return Console()
 
 
-def _runs(target: Any) -> Path:
-    path: Path = target.state_dir / "runs"
-    return path
+def _runs(target: Target) -> Path:
+    return target.state_dir / "runs"
 
 
 def _last_run(runs: Path) -> str:
@@ -194,7 +207,14 @@ def _change(text: str) -> tuple[str, str | None]:
     return name, value or None
 
 
-def _ui_port(target: Any) -> int:
-    from lab.targets.local.ports import Ports
+def _ui_port(target: Target) -> int:
+    """Where Locust's page is: in the local target's block, elsewhere on any free port."""
+    import socket
 
-    return Ports(int(target.addresses["front_door"].rsplit(":", 1)[1]))["locust"]
+    from lab.targets.local.ports import HOST, Ports
+    from lab.targets.local.target import LocalTarget
+
+    if isinstance(target, LocalTarget):
+        return Ports(int(target.addresses["front_door"].rsplit(":", 1)[1]))["locust"]
+    with socket.create_server((HOST, 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -3,12 +3,21 @@
 One Locust process per flow, one flow at a time; a flow's orders have ended, or are counted as lost, before
 the next one starts. What was seen lies in ``<runs_dir>/<run_id>/load.json``, and what Locust logged beside
 it.
+
+``python -m lab.load --front-door URL`` is the same for where nobody looks on, such as a Job in a cluster: it prints a
+summary as JSON, and ends with 1 when an order was lost.
 """
 
+import argparse
+import json
 import re
 import secrets
+import signal
+import sys
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +32,10 @@ from load.flows import FrontDoor, FrontDoorError
 from load.orders import DEFAULT_REFUSED_SHARE
 from load.plan import Flow, Plan
 from load.process import run_locust
-from load.profiles import Profile, profile_named
-from load.records import FlowResult, LoadResult, OrderRecord
+from load.profiles import PROFILES, Profile, profile_named
+from load.records import FlowResult, LoadResult, OrderRecord, quantile
+
+READY_POLL_S = 1.0
 
 
 class LoadError(LabError):
@@ -212,3 +223,80 @@ def _figures(seen: FlowResult) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def summary(result: LoadResult) -> dict[str, Any]:
+    """A run in a few figures for each flow, as plain data; durations in ms."""
+    return {
+        "run_id": result.run_id,
+        "profile": result.profile.name,
+        "workload": result.workload,
+        "lost": result.lost,
+        "failed": result.failed,
+        "flows": [
+            {
+                "style": flow.flow.style,
+                "transport": flow.flow.transport,
+                "orders": len(flow.orders),
+                "completed": flow.count("completed"),
+                "rejected": flow.count("rejected"),
+                "failed": flow.count("failed"),
+                "lost": flow.lost,
+                "orders_per_s": flow.orders_per_s,
+                "accept_p50_ms": quantile(flow.accept_ms(), 0.5),
+                "accept_p95_ms": quantile(flow.accept_ms(), 0.95),
+                "complete_p50_ms": quantile(flow.complete_ms(), 0.5),
+                "complete_p95_ms": quantile(flow.complete_ms(), 0.95),
+                "complaint": flow.complaint,
+            }
+            for flow in result.flows
+        ],
+    }
+
+
+def wait_until_ready(front_door: str, wait_s: float) -> None:
+    """Return when the front door answers and no transport is still coming up, at the latest after ``wait_s``."""
+    door = FrontDoor(front_door)
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        with suppress(FrontDoorError):
+            if not any(status.startswith("not ready") for status in door.transports().values()):
+                return
+        time.sleep(READY_POLL_S)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """The command line; progress goes to stderr."""
+    parser = argparse.ArgumentParser(prog="python -m lab.load", description="Drive load and print a summary as JSON.")
+    parser.add_argument("--front-door", required=True, metavar="URL")
+    parser.add_argument("--profile", default="standard", choices=PROFILES)
+    parser.add_argument("--flow", action="append", metavar="STYLE/TRANSPORT", help="may be repeated; default: all")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--wait-s", type=float, default=300, help="how long the lab may take to become ready")
+    parser.add_argument("--runs-dir", type=Path, help="where load.json is written; default: a new temporary folder")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)  # which the first process of a container would not hear otherwise
+    try:
+        wait_until_ready(options.front_door, options.wait_s)
+        result = run_load(
+            front_door=options.front_door,
+            runs_dir=options.runs_dir or Path(tempfile.mkdtemp(prefix="antiphon-runs-")),
+            flows=[Flow.parse(text) for text in options.flow] if options.flow else None,
+            profile=options.profile,
+            seed=options.seed,
+            console=Console(stderr=True),
+        )
+    except (LabError, ValueError) as error:
+        sys.exit(f"lab: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print(json.dumps(summary(result), indent=1))
+    sys.exit(1 if result.lost else 0)
+
+
+if __name__ == "__main__":
+    main()

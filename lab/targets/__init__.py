@@ -1,14 +1,20 @@
 """Where the lab runs. Every target offers the same few methods, so that nothing above asks which one it is.
 
-`local` runs plain processes on this machine (`lab.targets.local`). A target only names places and
-moves processes: what flows between them is read from the front door, the span store and Prometheus.
+`local` runs plain processes on this machine (`lab.targets.local`); `kind` and `k8s` run the chart on Kubernetes
+(`lab.targets.cluster`). A target only names places and moves processes: what flows between them is read from the
+front door, the span store and Prometheus.
 """
 
+import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+TARGETS = ("local", "kind", "k8s")
 
 
 class LabError(Exception):
@@ -25,13 +31,18 @@ class TargetDownError(LabError):
 
 @dataclass(frozen=True)
 class ProcessStatus:
-    """One process. `pid` is None when it is not running; `reason` says why it is not ready, else is empty."""
+    """One process, or all replicas of one; its name is what `lab logs`, `restart` and `scale` take.
+
+    `pid` is None when it is not running, and in a cluster, where pids mean nothing here. `reason` says why it is not
+    ready, else is empty. `replicas` is how many there should be; the memory is that of all.
+    """
 
     name: str
     pid: int | None
     ready: bool
     rss_bytes: int
     reason: str
+    replicas: int = 1
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class Status:
     """What `lab status --json` prints: a contract for scripts, so fields are added and never changed.
 
     `ready`: all that `lab up` waits for is ready (it waits for no Jaeger that is being built). `notes` says
-    where each server came from.
+    where things come from: each server of the local target, a cluster's context and image.
     """
 
     target: str
@@ -71,6 +82,10 @@ class Target(Protocol):
     name: str
 
     @property
+    def state_dir(self) -> Path:
+        """Where the tool keeps what it has to know again, and the runs of the load."""
+
+    @property
     def addresses(self) -> Mapping[str, str]:
         """URLs and host:port pairs by name: front_door, jaeger, prometheus, span_store, …"""
 
@@ -78,27 +93,79 @@ class Target(Protocol):
     def settings_token(self) -> str:
         """The bearer token that orders' admin port wants."""
 
-    def up(self) -> Status:
-        """Start what is not running, and wait until it is ready."""
+    @property
+    def installable(self) -> list[str]:
+        """Packages that would bring what could not be had, where installing them is all that is left."""
 
-    def down(self) -> None:
-        """End every process of the target; data stays."""
+    @property
+    def up(self) -> Callable[..., Status]:
+        """Start what is not running, or only the names given, and wait until it is ready; `progress` hears how far it
+        is. Other keywords are a target's own choices."""
+
+    def down(self, *, purge: bool = False, progress: Progress = ...) -> None:
+        """End every process of the target; data stays, unless `purge` says otherwise."""
 
     def status(self) -> Status:
         """Ask every process how it is, now."""
 
-    def restart(self, *names: str) -> Status:
+    def restart(self, *names: str, progress: Progress = ...) -> Status:
         """Stop and start the named processes with the settings that they had; also starts dead ones."""
+
+    def scale(self, name: str, replicas: int, *, progress: Progress = ...) -> Status:
+        """Run so many of one process, and wait until they are ready."""
 
     def kill(self, name: str, signum: int = signal.SIGKILL) -> None:
         """Send a signal to one process, as an incident or a test does."""
 
-    def log_path(self, name: str) -> Path:
-        """The file that holds what the named process printed."""
+    def logs(self, name: str, *, lines: int = 50, follow: bool = False) -> Iterator[str]:
+        """The last lines that a process has printed; with `follow`, go on with what it prints."""
+
+    def forward(self, say: Callable[[str], None]) -> None:
+        """Bring addresses that are out of reach to this machine, until Ctrl-C; `say` hears where they are."""
 
 
-def current(state_dir: Path | None = None) -> Target:
-    """The target that commands act on: the local one, until another runs."""
-    from lab.targets.local.target import LocalTarget
+# What `lab --target` says, for the length of one command.
+chosen: ContextVar[str] = ContextVar("chosen", default="")
 
-    return LocalTarget(state_dir)
+
+def current(state_dir: Path | None = None, *, remembered: bool = True) -> Target:
+    """The target that commands act on: the chosen one, else the one brought up last, else the local one.
+
+    Without `remembered` what was brought up last does not count: `lab up` alone means this machine.
+    Raises LabError for a wrong word.
+    """
+    name = chosen.get() or os.environ.get("LAB_TARGET") or (last(_root(state_dir)) if remembered else "local")
+    if name not in TARGETS:
+        raise LabError(f"no target is called {name!r}: there are {', '.join(TARGETS)}")
+    if name == "local":
+        from lab.targets.local.target import LocalTarget
+
+        return LocalTarget(state_dir)
+    from lab.targets.cluster.target import K8sTarget, KindTarget
+
+    return KindTarget(state_dir) if name == "kind" else K8sTarget(state_dir)
+
+
+def last(root: Path) -> str:
+    """The name of the target that was brought up last."""
+    with suppress(OSError):
+        return (root / "target").read_text().strip()
+    return "local"
+
+
+def remember(root: Path, name: str) -> None:
+    """Commands that name no target mean this one from now on."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "target").write_text(f"{name}\n")
+
+
+def forget(root: Path, name: str) -> None:
+    """The target is down: commands that name none mean the local one again."""
+    if last(root) == name:
+        (root / "target").unlink(missing_ok=True)
+
+
+def _root(state_dir: Path | None) -> Path:
+    from lab.targets.local.paths import state_dir as default
+
+    return state_dir or default()

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from lab import cli
+from lab.targets import current, last, remember
 from lab.targets.local.target import LocalTarget
 from tests.targets.conftest import entry
 
@@ -16,6 +17,7 @@ from tests.targets.conftest import entry
 def lab(monkeypatch, tmp_path, capfd):
     """Runs a command as `lab` would, on a state folder of its own: (exit code, stdout, stderr)."""
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("LAB_TARGET", raising=False)
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["lab", *words])
@@ -33,7 +35,7 @@ def lab(monkeypatch, tmp_path, capfd):
 def running(monkeypatch, make_target):
     target = make_target(redis=entry("redis"), sqs=entry("sqs"))
     target.up()
-    monkeypatch.setattr(cli, "_target", lambda: target)
+    monkeypatch.setattr(cli, "_target", lambda **_: target)
     return target
 
 
@@ -58,6 +60,11 @@ def test_commands_on_a_lab_that_is_down_say_lab_up(lab, words):
         (("up", "--database", "postgre"), "did you mean 'postgres'"),
         (("up", "rabitmq"), "did you mean 'rabbitmq'"),
         (("up", "--port-base", "80"), "out of range"),
+        (("--target", "kin", "status"), "there are local, kind, k8s"),
+        (("scale", "payment", "many"), "valid integer"),
+        (("scale", "payment", "3"), "scaling needs Kubernetes (make kind-up)"),
+        (("forward",), "on this machine already"),
+        (("--target", "kind", "up", "kafka", "--port-base", "22000"), "kafka, --port-base: for the local target only"),
     ],
 )
 def test_a_wrong_word_gets_one_line_with_the_right_one(lab, words, hint):
@@ -78,7 +85,9 @@ def test_status_json_is_the_contract(lab, running):
     told = json.loads(out)
     assert told["target"] == "local"
     assert set(told) >= {"target", "addresses", "processes", "transports"}
-    assert [set(process) for process in told["processes"]] == [{"name", "pid", "ready", "rss_bytes", "reason"}] * 2
+    assert [set(process) for process in told["processes"]] == [
+        {"name", "pid", "ready", "rss_bytes", "reason", "replicas"}
+    ] * 2
     assert told["transports"] == {
         "rest": "absent: orders, inventory, payment, shipping, notifications not running",
         "grpc": "absent: orders, inventory, payment, shipping, notifications not running",
@@ -113,6 +122,44 @@ def test_logs_shows_the_last_lines(lab, running):
     assert lab("logs", "sqs", "-n", "1") == (0, "serving \n", "")
     assert json.loads(lab("logs", "sqs", "--json")[1])["lines"] == ["serving "]
     assert "did you mean 'sqs'" in lab("logs", "sqss")[2]
+
+
+def test_logs_follows_until_a_new_run_begins_a_new_log(running):
+    printed = running.logs("sqs", lines=1, follow=True)
+    assert next(printed) == "serving "
+    log = running.log_path("sqs")
+    with log.open("a") as file:
+        file.write("half ")
+        file.flush()
+        file.write("a line\n")
+    assert next(printed) == "half a line"
+    log.rename(log.with_suffix(".log.1"))
+    assert list(printed) == []
+
+
+def test_the_target_is_the_chosen_one_else_that_of_the_last_up_else_local(lab, monkeypatch, tmp_path):
+    """What is said counts before what is remembered; up alone means this machine."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # no kubectl: the k8s target says so
+    remember(tmp_path / "state", "k8s")
+    is_k8s, is_local = "kubectl was not found", "lab up starts it"
+    assert is_k8s in lab("status")[2]
+    assert is_local in lab("--target", "local", "status")[2]
+    assert isinstance(current(remembered=False), LocalTarget)
+    monkeypatch.setenv("LAB_TARGET", "local")
+    assert is_local in lab("status")[2]
+    assert is_k8s in lab("--target", "k8s", "status")[2]
+    monkeypatch.setenv("LAB_TARGET", "moon")
+    assert lab("status")[2] == "lab: no target is called 'moon': there are local, kind, k8s\n"
+
+
+def test_up_is_remembered_and_down_forgets(make_target):
+    target = make_target(sqs=entry("sqs"))
+    remember(target.state_dir, "kind")
+    target.up()
+    assert last(target.state_dir) == "local"
+    remember(target.state_dir, "kind")
+    target.down()
+    assert last(target.state_dir) == "kind"  # another one is not forgotten
 
 
 def test_a_full_disk_is_one_line(lab, monkeypatch):

@@ -117,16 +117,18 @@ def _ask_http(probe: Probe) -> str:
         return f"port {probe.port} does not answer"
     finally:
         connection.close()
-    return "" if response.status == 200 else _reason_in(body) or f"{probe.path} answers {response.status}"
+    return "" if response.status == 200 else reason_in(body) or f"{probe.path} answers {response.status}"
 
 
-def _reason_in(body: str) -> str:
+def reason_in(body: str) -> str:
     """The reason in a readiness answer: a field of a JSON object, or its first line of text."""
     try:
         data = json.loads(body)
     except ValueError:
         return body.strip().split("\n", 1)[0][:200]
     if isinstance(data, dict):
+        if data.get("reasons"):
+            return "; ".join(map(str, data["reasons"]))[:200]
         for key in ("reason", "detail", "status"):
             if data.get(key):
                 return str(data[key])[:200]

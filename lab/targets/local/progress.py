@@ -91,16 +91,21 @@ def display() -> Lines | Table:
 def print_status(status: Status) -> None:
     """`lab status` for people."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table as Grid
 
     console = Console(highlight=False)
-    grid = Grid("process", "pid", "state", "memory", box=None, pad_edge=False, header_style="bold")
+    with_pids = any(process.pid for process in status.processes)  # a cluster's mean nothing here
+    columns = ("process", "pid", "state", "memory") if with_pids else ("process", "state", "memory")
+    grid = Grid(*columns, box=None, pad_edge=False, header_style="bold")
     for process in status.processes:
-        state = "[green]ready[/]" if process.ready else f"[yellow]{process.reason}[/]"
-        grid.add_row(process.name, str(process.pid or "-"), state, f"{process.rss_bytes / 2**20:.0f} MiB")
+        many = f", {process.replicas} of them" if process.replicas > 1 else ""
+        state = f"[green]ready{many}[/]" if process.ready else f"[yellow]{escape(process.reason)}[/]"
+        pid = [str(process.pid or "-")] if with_pids else []
+        grid.add_row(process.name, *pid, state, f"{process.rss_bytes / 2**20:.0f} MiB")
     console.print(grid)
     console.print(f"{len(status.processes)} processes, {status.rss_bytes / 2**20:.0f} MiB\n")
-    parts = {"addresses": status.addresses, "transports": status.transports, "servers": status.notes}
+    parts = {"addresses": status.addresses, "transports": status.transports, "notes": status.notes}
     for heading, rows in parts.items():
         if rows:
             console.print(f"[bold]{heading}[/]")

@@ -4,11 +4,12 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.targets import LabError, ProcessStatus, Progress, Status, TargetDownError
+from lab.targets import LabError, ProcessStatus, Progress, Status, TargetDownError, forget, remember
 from lab.targets.local import paths, prometheus
 from lab.targets.local.assembly import assemble, choose
 from lab.targets.local.ours import SERVICES
@@ -90,6 +91,23 @@ class LocalTarget:
             raise LabError(unknown("log", name, known))
         return path
 
+    def logs(self, name: str, *, lines: int = 50, follow: bool = False) -> Iterator[str]:
+        """The last lines of a log, and with `follow` what comes after them, until a new run begins a new log."""
+        path = self.log_path(name)
+        with path.open(errors="replace") as log:
+            printed = log.read().splitlines()
+            yield from printed[-lines:] if lines else []
+            rest = ""
+            while follow:
+                rest += log.read()
+                *whole, rest = rest.split("\n")
+                yield from whole
+                if whole:
+                    continue
+                if not path.exists() or path.stat().st_ino != os.fstat(log.fileno()).st_ino:
+                    return
+                time.sleep(0.2)
+
     def up(
         self,
         names: Sequence[str] = (),
@@ -129,6 +147,7 @@ class LocalTarget:
                 self._supervisor.start(missing, state, progress)
             self._dir.save(state)
             self._rescrape(state, processes, missing)
+        remember(self.state_dir, self.name)
         return self.status()
 
     def start_jaeger(self, progress: Progress = quiet) -> Status:
@@ -149,6 +168,7 @@ class LocalTarget:
                 self._supervisor.stop(list(state.running), state, progress)
                 self._supervisor.sweep()
             self._dir.forget()
+        forget(self.state_dir, self.name)
         if purge:
             shutil.rmtree(self._dir.root)
 
@@ -167,6 +187,14 @@ class LocalTarget:
                 state.running = {**before, **state.running}
                 self._dir.save(state)
         return self.status()
+
+    def scale(self, name: str, replicas: int, *, progress: Progress = quiet) -> Status:
+        """Refused: ports and data folders are those of one process each."""
+        raise LabError("the local target runs one process of each: scaling needs Kubernetes (make kind-up)")
+
+    def forward(self, say: Callable[[str], None]) -> None:
+        """Refused: there is nothing to bring nearer."""
+        raise LabError("the local target's addresses are on this machine already (lab status)")
 
     def kill(self, name: str, signum: int = signal.SIGKILL) -> None:
         """Send a signal to one process; with SIGKILL, return when it is gone."""
