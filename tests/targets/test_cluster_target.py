@@ -250,8 +250,7 @@ def test_a_namespace_that_is_there_stays_as_it_is(kind, machine):
 SCRIPT = """
     import signal, sys
     from pathlib import Path
-    from lab.targets.cluster.image import full_name
-from lab.targets.cluster.target import KindTarget
+    from lab.targets.cluster.target import KindTarget
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
