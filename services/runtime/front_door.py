@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from services.contracts.openapi import JSON, PROBLEM, Problem
 from services.domain import catalog
 from services.domain.messages import Line, Order
-from services.storage.database import AWAY
+from services.storage.database import AWAY, why
 from services.storage.orders import StoredOrder
 from services.styles import STYLES, why_not
 from services.styles.roles import Style
@@ -139,7 +139,7 @@ def explain(app: FastAPI, refused: Refused) -> None:
         return problem(error.status, title, str(error), headers=headers, **error.extra)
 
     async def away(_: Request, error: Exception) -> Response:
-        log.warning("database_away", error=str(error).splitlines()[0])
+        log.warning("database_away", error=why(error))
         return problem(503, "Service Unavailable", "the database does not answer", headers={"retry-after": "1"})
 
     app.add_exception_handler(Impossible, impossible)

@@ -22,7 +22,7 @@ from services.runtime.config import Config
 from services.runtime.consumer import Consumer
 from services.runtime.live import Live, follow
 from services.runtime.participant import Handlers, Speaking, Worker
-from services.storage.database import Database
+from services.storage.database import Database, why
 from services.storage.participant import Failures, ParticipantStore
 from services.styles import STYLES
 from services.styles.roles import Style
@@ -122,7 +122,7 @@ class Process:
             try:
                 await self.database.open()
             except Exception as error:
-                self.opening["database"] = f"database: {str(error).splitlines()[0]}"
+                self.opening["database"] = f"database: {why(error)}"
                 await asyncio.sleep(0.5)
             else:
                 self.opening.pop("database", None)

@@ -112,8 +112,16 @@ OUTBOX = Table(
 SETTINGS = Table("settings", METADATA, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 
 
+CONNECT_TIMEOUT_S = 5.0
+"""asyncpg's own is a minute, in which a process that starts could say nothing."""
+
 AWAY = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
 """What is raised while the database cannot be reached."""
+
+
+def why(error: Exception) -> str:
+    """``error`` in one line; a connection that timed out has no words of its own."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class Database:
@@ -127,7 +135,7 @@ class Database:
         self.sqlite = address.get_backend_name() == "sqlite"
         self._postgres: AsyncEngine | None = None
         if not self.sqlite:
-            self._postgres = create_async_engine(address)
+            self._postgres = create_async_engine(address, connect_args={"timeout": CONNECT_TIMEOUT_S})
             return
         self._engine = create_engine(address.set(drivername="sqlite"))
         event.listen(self._engine, "connect", _durable_sqlite)
@@ -180,7 +188,7 @@ class Database:
         try:
             await self.read(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
         except (DBAPIError, *AWAY) as error:
-            return f"database: {str(error).splitlines()[0]}"
+            return f"database: {why(error)}"
         return None
 
     async def close(self) -> None:

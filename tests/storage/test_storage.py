@@ -1,6 +1,7 @@
 """What storage promises, on SQLite and on PostgreSQL alike: whole transactions, effects once, leases for one."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.domain import messages as m
 from services.domain.order import OrderState, Slot, Verdict, place
+from services.storage import database
 from services.storage.database import HISTORY, INBOX, ORDERS, OUTBOX, Database
 from services.storage.orders import KeyTaken, OrderStore, Parcel, StoredOrder
 from services.storage.participant import Failures, Overtaken, ParticipantStore
@@ -492,3 +494,15 @@ async def test_a_database_in_memory_keeps_transactions_apart() -> None:
     await asyncio.gather(*(place_and_look(i) for i in range(20)), *(store.pending() for _ in range(20)))
     assert [await count(database, table) for table in (ORDERS, OUTBOX, HISTORY)] == [20, 20, 40]
     await database.close()
+
+
+async def test_a_server_that_does_not_answer_is_a_reason_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection times out, and that error has no words of its own."""
+    monkeypatch.setattr(database, "CONNECT_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = "postgresql+asyncpg://nobody@{}:{}/nothing".format(*silent.getsockname())
+        away = database.Database(address)
+        with pytest.raises(TimeoutError):
+            await away.open()
+        assert await away.ready() == "database: TimeoutError"
+        await away.close()
