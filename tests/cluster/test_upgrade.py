@@ -83,8 +83,8 @@ def test_upgrade_from_the_version_before_rollback_and_uninstall(kube: Kube, else
     elsewhere.place()
 
     elsewhere.kube.run("helm", "uninstall", "antiphon", "--namespace", elsewhere.namespace, "--wait")
-    eventually(lambda: not kube.pods(namespace=elsewhere.namespace), "the pods are gone", 90)
-    assert left(kube, elsewhere.namespace) == {"PersistentVolumeClaim"}
+    kept = {"PersistentVolumeClaim"}
+    eventually(lambda: left(kube, elsewhere.namespace) == kept, f"nothing but {kept} is left", 90)
 
 
 def left(kube: Kube, namespace: str) -> set[str]:
