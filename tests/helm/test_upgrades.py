@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.docs.tree import ROOT
 from tests.helm.api_server import api_server
 from tests.helm.chart import CHART, SERVICES, common, helm, of, render, templates
 
@@ -99,3 +100,14 @@ def test_a_secret_of_ones_own_replaces_the_generated_one() -> None:
         if "valueFrom" in variable
     }
     assert names == {"mine"}
+
+
+def test_the_chart_before_is_kept_for_the_cluster_suite_to_upgrade_from() -> None:
+    (before,) = (ROOT / "tests/cluster/charts").glob("antiphon-*.tgz")
+    shown = yaml.safe_load(helm("show", "chart", str(before)).stdout)
+    now = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert _version(shown) < _version(now)
+
+
+def _version(chart: dict[str, str]) -> tuple[int, ...]:
+    return tuple(map(int, chart["version"].split(".")))
