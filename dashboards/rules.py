@@ -1,5 +1,5 @@
 """Prometheus' rules: the objectives' burn rates, and alerts on symptoms. Each alert has its paragraph in
-docs/dashboards.md, and a firing and a quiet case in tests/dashboards/rules_test.yaml.
+docs/dashboards.md, and a firing and a quiet case in tests/dashboards/test_rules.py.
 
 They hold for Prometheus 2.42 and 3.x. An expression names the labels that its alert is grouped by.
 """
