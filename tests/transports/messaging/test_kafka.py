@@ -1,8 +1,6 @@
 """Kafka: the behaviours of every broker, and what only a log with groups can show."""
 
 import asyncio
-import time
-import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,11 +14,11 @@ from prometheus_client import REGISTRY
 
 from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
-from services.transports.errors import TransportError
 from services.transports.messaging import kafka as kafka_module
 from services.transports.messaging.kafka import ATTEMPTS, PARTITIONS, REASON, Kafka, _from_wire
 from services.transports.ports import Broker, Delivery, Wiring
 from tests.servers import Server, server
+from tests.transports.messaging.outage import OutageBehaviour
 from tests.transports.messaging.suite import BrokerBehaviour, Connect, Dead, Reader, ack, event, processing
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(90)]
@@ -227,70 +225,10 @@ class TestKafka(BrokerBehaviour):
         assert all(span.parent is None for span in commits if len(span.links) > 1)
 
 
-async def test_while_the_broker_is_away(kafka: Server) -> None:
-    """kill -9: publishing fails within six seconds and never hangs; after the restart consumption goes on, and
-    everything that was acknowledged arrives."""
-    telemetry = set_up("orders")
-    producer = Kafka(Wiring("orders", telemetry, servers={"kafka": kafka.address}))
-    consumer = Kafka(Wiring("payment", telemetry, servers={"kafka": kafka.address}))
-    channel = f"t{uuid.uuid4().hex[:8]}.events"
-    await producer.open({channel: frozenset({"payment"})})
-    reader = Reader(consumer, channel, "payment", ack)
-    confirmed, refused = [], []
-    stopping = asyncio.Event()
+class TestKafkaAway(OutageBehaviour):
+    @pytest.fixture(autouse=True)
+    def _server(self, kafka: Server) -> None:
+        self.server = kafka
 
-    async def publish(numbers: Any) -> None:
-        for number in numbers:
-            headers, body = event(number)
-            began = time.monotonic()
-            try:
-                await producer.publish(headers, body, channel=channel, key=f"o-{number}")
-                confirmed.append(headers["ce-id"])
-            except TransportError as error:
-                refused.append((error, time.monotonic() - began))
-            if stopping.is_set():
-                return
-
-    publishers = [asyncio.create_task(publish(range(start, 10**6, 4))) for start in range(4)]
-    await reader.until(50)
-    await asyncio.to_thread(kafka.kill)
-    await reader.wait_for(lambda: len(refused) >= 8, "publishers to be refused")
-    assert (await producer.ready()) is not None
-    held = len(reader.deliveries)
-    opening = Kafka(Wiring("shipping", telemetry, servers={"kafka": kafka.address}))
-    waiting = asyncio.create_task(opening.open({channel: frozenset({"payment"})}))
-    await asyncio.to_thread(kafka.start)
-    await reader.wait_for(
-        lambda: len(reader.deliveries) >= held + 50 or any(each.done() for each in publishers), "consumption to go on"
-    )
-    await asyncio.wait_for(waiting, 20)
-    stopping.set()
-    await asyncio.gather(*publishers)
-    assert max(seconds for _, seconds in refused) < 6
-    await reader.wait_for(lambda: set(confirmed) <= set(reader.ids), "all that was acknowledged")
-    await reader.stop()
-    for broker in (producer, consumer, opening):
-        await asyncio.wait_for(broker.close(), 3)
-
-
-async def test_close_while_the_broker_is_away(kafka: Server) -> None:
-    """Closing does not wait for a broker that is not there, nor does what is held back."""
-    telemetry = set_up("payment")
-    broker = Kafka(Wiring("payment", telemetry, servers={"kafka": kafka.address}))
-    channel = f"t{uuid.uuid4().hex[:8]}.events"
-    await broker.open({channel: frozenset({"payment"})})
-    reader = Reader(broker, channel, "payment")
-    await broker.publish(*event(1), channel=channel, key="o-1")
-    await broker.publish(*event(2), channel=channel, key="o-2")
-    await reader.until(2)
-    held = asyncio.create_task(reader.deliveries[0].reject("later", retry_after_s=60))
-    await asyncio.to_thread(kafka.kill)
-    await reader.deliveries[1].ack()
-    try:
-        began = time.monotonic()
-        await reader.stop()
-        await broker.close()
-        await asyncio.wait_for(held, 1)
-        assert time.monotonic() - began < 3
-    finally:
-        await asyncio.to_thread(kafka.start)
+    def broker(self, telemetry: Telemetry, service: str) -> Broker:
+        return Kafka(Wiring(service, telemetry, servers={"kafka": self.server.address}))
