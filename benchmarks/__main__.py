@@ -1,4 +1,5 @@
-"""``make bench``: every figure of docs/performance.md, one after the other; ``python -m benchmarks NAME`` for one."""
+"""``make bench``: every figure of docs/performance.md and docs/formats.md, one after the other; ``python -m benchmarks
+NAME`` for one."""
 
 import os
 import platform
@@ -7,9 +8,10 @@ from collections.abc import Callable
 
 import psutil
 
-from benchmarks import messaging, orders, span_store, standard
+from benchmarks import formats, messaging, orders, span_store, standard
 
 BENCHMARKS: dict[str, Callable[[list[str]], None]] = {
+    "formats": formats.main,
     "messaging": messaging.main,
     "orders": orders.main,
     "span_store": span_store.main,

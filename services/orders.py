@@ -19,6 +19,7 @@ from opentelemetry.context import attach, detach
 from opentelemetry.trace import get_current_span
 from pydantic import BaseModel
 
+from services.contracts import asyncapi
 from services.domain import catalog
 from services.runtime import admin
 from services.runtime.config import Config
@@ -129,6 +130,10 @@ def front_door(process: Process, desk: Desk, flows: Flows) -> FastAPI:
         reasons = {name: process.opening.get(name) or await broker.ready() for name, broker in process.brokers.items()}
         return flows.transports({name: reason for name, reason in reasons.items() if reason})
 
+    @app.get("/asyncapi.json", include_in_schema=False)
+    async def get_asyncapi() -> Response:
+        return Response(asyncapi.committed(), media_type=asyncapi.MEDIA_TYPE)
+
     def refused(reason: str) -> None:
         metrics.REFUSED_INPUT.labels("orders", "http", reason).inc()
 
@@ -209,7 +214,7 @@ class Orders:
 async def orders(process: Process) -> AsyncIterator[Orders]:
     """Orders at work within the block; drained and stopped behind it."""
     store = OrderStore(process.database)
-    desk = Desk(store, process.telemetry, process.live, process.rpcs, process.brokers)
+    desk = Desk(store, process.telemetry, process.live, process.rpcs, process.brokers, process.written)
     flows = Flows(process.transports, process.config.absent)
     door = HttpServer()
 

@@ -1,7 +1,8 @@
 """Make what is generated from the contracts: ``python -m services.contracts.generate [folder]`` (``make contracts``).
 
-``antiphon.proto`` becomes Python; the REST adapter's routes become ``openapi.json``. Both are committed, and a test
-makes them again and compares. Needs grpcio-tools (extra ``test``).
+``antiphon.proto``, ``.ice`` and ``.thrift`` become Python; the REST adapter's routes become ``openapi.json``, the
+domain's steps ``openrpc.json``, the styles' conversations ``asyncapi.json``. All are committed, and a test makes them
+again and compares. Needs grpcio-tools (extra ``test``).
 """
 
 import importlib
@@ -10,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from services.contracts import openrpc, thrift_compiler
 from services.domain.messages import Command, Event
 from services.domain.order import STEPS
+from services.styles import asyncapi
 from services.transports.rpc.rest import application
 
 HERE = Path(__file__).parent
@@ -35,9 +38,38 @@ def generate(folder: Path) -> list[Path]:
     # protoc imports as if the folder were a root: grpc/grpc#9575
     stubs.write_text(stubs.read_text().replace("import antiphon_pb2 as", f"from {PACKAGE} import antiphon_pb2 as"))
     (generated / "__init__.py").write_text(_HEADER)
-    openapi = folder / "openapi.json"
-    openapi.write_text(json.dumps(document(), indent=2, ensure_ascii=False) + "\n")
-    return [*sorted(generated.glob("*.py")), openapi]
+    _slice(generated)
+    documents = {
+        "openapi.json": document(),
+        "openrpc.json": openrpc.document(STEPS),
+        "asyncapi.json": asyncapi.document(),
+    }
+    for name, contents in documents.items():
+        (folder / name).write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
+    return [*sorted(generated.glob("*.py")), *_thrift(folder), *(folder / name for name in documents)]
+
+
+def _slice(generated: Path) -> None:
+    """Of antiphon.ice, where Ice for Python is there: its extension has the compiler in it."""
+    try:
+        slice2py = importlib.import_module("IcePy").compile
+    except ImportError:
+        print("antiphon_ice.py is as before: PYTHONPATH=$(python -m lab.targets.local.ice) brings Ice", file=sys.stderr)
+        return
+    if slice2py(["slice2py", "--no-package", "--output-dir", str(generated), str(HERE / "antiphon.ice")]) != 0:
+        raise RuntimeError("slice2py failed")
+    module = generated / "antiphon_ice.py"
+    # its own header has the compiler's patch version in it
+    module.write_text(_HEADER + module.read_text().partition("# </auto-generated>\n#\n")[2])
+
+
+def _thrift(folder: Path) -> list[Path]:
+    """Of antiphon.thrift, where its compiler can be had."""
+    try:
+        return thrift_compiler.generate(folder)
+    except thrift_compiler.CompilerMissingError as error:
+        print(f"antiphon_thrift is as before: {error}", file=sys.stderr)
+        return []
 
 
 def document() -> dict[str, Any]:

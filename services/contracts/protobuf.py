@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from services.contracts.generated import antiphon_pb2 as pb
+from services.contracts.validity import check
 from services.domain.messages import MESSAGES, Command, Event, Line, Order, Refusal, type_name
 from services.domain.order import STEP_OF
 
@@ -23,16 +26,11 @@ def order_from(message: Any) -> Order:
     as empty or zero in Protobuf."""
     if not message.HasField("order"):
         raise ValueError("order: is missing")
-    order = message.order
-    if not order.order_id:
-        raise ValueError("order.order_id: is missing or empty")
-    if not order.lines:
-        raise ValueError("order.lines: is missing or empty")
-    for index, line in enumerate(order.lines):
-        if line.quantity < 1:
-            raise ValueError(f"order.lines.{index}.quantity: is missing or less than 1")
-    lines = tuple(Line(line.sku, line.quantity) for line in order.lines)
-    return Order(order.order_id, order.customer, order.card, order.ship_to, lines, order.amount_cents)
+    sent = message.order
+    lines = tuple(Line(line.sku, line.quantity) for line in sent.lines)
+    order = Order(sent.order_id, sent.customer, sent.card, sent.ship_to, lines, sent.amount_cents)
+    check(order)
+    return order
 
 
 def event_to(event: Event) -> Any:
@@ -45,10 +43,34 @@ def event_from(message: Any, command: Command) -> Event:
     event_type = MESSAGES.get(message.type)
     if event_type is None or STEP_OF.get(event_type) is not STEP_OF[type(command)]:
         raise ValueError(f"type: {message.type[:60]!r} is no answer to {type_name(type(command))}")
+    assert issubclass(event_type, Event)
+    return _event(message, event_type)
+
+
+def _event(message: Any, event_type: type[Event]) -> Event:
     order = order_from(message)
     if issubclass(event_type, Refusal):
         if not message.HasField("reason"):
             raise ValueError("reason: is missing")
         return event_type(order, message.reason)
-    assert issubclass(event_type, Event)
     return event_type(order)
+
+
+def dumps(payload: Command | Event) -> bytes:
+    """A message's payload: an Event, or a Command, whose name is the message's."""
+    message = event_to(payload) if isinstance(payload, Event) else pb.Command(order=order_to(payload.order))
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def loads(message_type: type[Command | Event], body: bytes) -> Command | Event:
+    """The reverse of ``dumps``. Raises ``ValueError``."""
+    try:
+        message = (pb.Command if issubclass(message_type, Command) else pb.Event).FromString(body)
+    except DecodeError as error:
+        raise ValueError(f"no Protobuf: {error}") from None
+    if issubclass(message_type, Command):
+        return message_type(order_from(message))
+    if message.type != type_name(message_type):
+        raise ValueError(f"type: {message.type[:60]!r} is another")
+    return _event(message, message_type)

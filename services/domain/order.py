@@ -12,6 +12,7 @@ never stored on its own.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 from types import MappingProxyType
 
 from services.domain import messages as m
@@ -86,6 +87,22 @@ HEARD: Mapping[type[m.Event], Slot] = MappingProxyType(
     }
 )
 """What an event says of its step's slot."""
+
+
+def _chain() -> dict[type[m.Event], type[m.Command]]:
+    chain: dict[type[m.Event], type[m.Command]] = {m.OrderPlaced: STEPS[0].do}
+    for step, following in pairwise(STEPS):
+        chain[step.done] = following.do
+        assert step.undo is not None
+        chain[following.refused] = step.undo
+        if following.undone is not None:
+            chain[following.undone] = step.undo
+    return chain
+
+
+CHAIN: Mapping[type[m.Event], type[m.Command]] = MappingProxyType(_chain())
+"""Step by step, without anyone in charge: what has to be done after an event. Forward through the steps; from one that
+was refused, backward through what was done. An event that is not in it ends the order."""
 
 _UNTOUCHED: Mapping[str, Slot] = MappingProxyType({step.name: Slot.PENDING for step in STEPS})
 

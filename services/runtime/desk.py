@@ -23,6 +23,7 @@ from services.telemetry.messaging import PROPAGATOR, fail
 from services.telemetry.setup import Telemetry
 from services.transports import cloudevents
 from services.transports.errors import TransportError, Unavailable
+from services.transports.formats import JSON, Format
 from services.transports.ports import Broker, Rpc
 
 log = structlog.get_logger()
@@ -34,7 +35,8 @@ MEASURE_EVERY_S = 5.0
 
 
 class Desk:
-    """Owner of orders. ``rpcs`` and ``brokers`` are this process's adapters by transport name."""
+    """Owner of orders. ``rpcs`` and ``brokers`` are this process's adapters by transport name, ``written``
+    is the format of its messages."""
 
     def __init__(
         self,
@@ -43,12 +45,14 @@ class Desk:
         live: Live,
         rpcs: Mapping[str, Rpc],
         brokers: Mapping[str, Broker],
+        written: Format = JSON,
     ) -> None:
         self.store = store
         self._telemetry = telemetry
         self._live = live
         self._rpcs = rpcs
         self._brokers = brokers
+        self._written = written
         self._ended: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._waiting: dict[str, int] = defaultdict(int)
         self._sending: set[asyncio.Task[None]] = set()
@@ -96,7 +100,7 @@ class Desk:
                 style=style.name,
                 transport=transport,
             )
-            headers, body = cloudevents.encode(message)
+            headers, body = cloudevents.encode(message, self._written)
             now_ns = time.time_ns()
             parcels.append(Parcel(message.subject, transport, outgoing.channel, headers, body, carrier, now_ns))
         return parcels

@@ -237,6 +237,7 @@ class Flows:
             {
                 "name": name,
                 "ports": sorted(port.value for port in transport.ports),
+                "delivery": transport.delivery,
                 "status": self._status(name, not_ready),
                 "styles": [style.name for style in STYLES.values() if why_not(style, transport) is None],
             }

@@ -13,6 +13,7 @@ from services.storage.participant import Overtaken, ParticipantStore
 from services.telemetry import conventions as c
 from services.telemetry import metrics
 from services.transports import cloudevents
+from services.transports.formats import JSON, Format
 from services.transports.ports import Broker, Message
 
 Decision = Callable[[Any], Awaitable[Event]]
@@ -91,17 +92,19 @@ class Worker:
 
 
 class Speaking:
-    """A worker while it handles messages of one broker: a ``styles.roles.Participant``."""
+    """A worker while it handles messages of one broker, and says its own in the format ``written``: a
+    ``styles.roles.Participant``."""
 
-    def __init__(self, worker: Worker, broker: Broker) -> None:
+    def __init__(self, worker: Worker, broker: Broker, written: Format = JSON) -> None:
         self.service = worker.service
         self._worker = worker
         self._broker = broker
+        self._written = written
 
     async def do(self, command: Command, *, cause: str) -> Event:
         return await self._worker.do(command, cause=cause)
 
     async def say(self, payload: Command | Event, *, channel: str, to: Message) -> None:
         message = cloudevents.compose(payload, source=self.service, cause=to.id, style=to.style, transport=to.transport)
-        headers, body = cloudevents.encode(message)
+        headers, body = cloudevents.encode(message, self._written)
         await self._broker.publish(headers, body, channel=channel, key=message.subject)

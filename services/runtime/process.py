@@ -24,11 +24,12 @@ from services.runtime.live import Live, follow
 from services.runtime.participant import Handlers, Speaking, Worker
 from services.storage.database import Database, why
 from services.storage.participant import Failures, ParticipantStore
-from services.styles import STYLES
+from services.styles import STYLES, why_not
 from services.styles.roles import Style
 from services.telemetry.setup import Telemetry, set_up
 from services.transports import MEMORY, TRANSPORTS, Broker, Rpc, Transport, Wiring
 from services.transports.errors import Undecodable
+from services.transports.formats import FORMATS, Format
 from services.transports.http import HttpServer
 from services.transports.ports import Message, Topology
 
@@ -68,6 +69,12 @@ class Process:
             servers=self.config.servers,
             network=self.network,
             max_in_flight=self.config.max_in_flight,
+            sqs_fifo=self.config.sqs_fifo,
+            sqs_visibility_timeout_s=self.config.sqs_visibility_timeout_s,
+            sqs_wait_s=self.config.sqs_wait_s,
+            redis_claim_idle_s=self.config.redis_claim_idle_s,
+            redis_stream_maxlen=self.config.redis_stream_maxlen,
+            tls=self.config.tls,
         )
         for transport in self.transports.values():
             if transport.rpc:
@@ -83,6 +90,11 @@ class Process:
         if unknown:
             raise ValueError(f"LAB_TRANSPORTS: {', '.join(unknown)} is none of {', '.join(known)}")
         return {name: known[name] for name in self.config.transport_names}
+
+    @property
+    def written(self) -> Format:
+        """How this process writes its messages."""
+        return FORMATS[self.config.message_format]
 
     def _settings_changed(self, live: Live) -> None:
         self.telemetry.shape = live["trace.shape"]
@@ -132,7 +144,8 @@ class Process:
         """Open every broker and subscribe, in the background, to what this service hears in ``styles``."""
         for broker in self.brokers.values():
             self.opening[broker.name] = f"{broker.name}: not connected yet"
-            self.spawn(self._consume(broker, topology(styles), react))
+            carried = {n: style for n, style in styles.items() if not why_not(style, self.transports[broker.name])}
+            self.spawn(self._consume(broker, topology(carried), react))
 
     async def _consume(
         self, broker: Broker, everything: Topology, react: Callable[[Broker, Message], Awaitable[None]]
@@ -216,7 +229,7 @@ async def participant(process: Process, handlers: Callable[[Live], Handlers]) ->
     async def react(broker: Broker, message: Message) -> None:
         style = style_of(message)
         if style.participate is not None:
-            await style.participate(Speaking(worker, broker), message)
+            await style.participate(Speaking(worker, broker, process.written), message)
 
     router = APIRouter()
     router.add_api_route("/effects", store.effects)
@@ -264,7 +277,7 @@ def run(service: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, suppress(asyncio.CancelledError):
             runner.run(start())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # ImportError: a wire's library is not there
         sys.exit(f"{service}: {error}")
 
 

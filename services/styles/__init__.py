@@ -1,10 +1,10 @@
 """The table of styles: every conversation, by name. What a pair of style and transport can do is asked here."""
 
-from services.styles import choreography, request_response
+from services.styles import choreography, message_queue, request_response
 from services.styles.roles import Style
 from services.transports import TRANSPORTS, Transport
 
-STYLES: dict[str, Style] = {s.name: s for s in (request_response.STYLE, choreography.STYLE)}
+STYLES: dict[str, Style] = {s.name: s for s in (request_response.STYLE, message_queue.STYLE, choreography.STYLE)}
 
 
 def why_not(style: Style, transport: Transport, position: int = 0) -> str | None:

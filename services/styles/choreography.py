@@ -11,32 +11,15 @@
                                      NotificationRefused   ─> shipping ─ ShipmentCancelled ─> payment ─ …
 
 Every service speaks on its own channel ``<service>.events``; orders listens to all of them and folds the order's
-state. Which event makes which service do what is the table ``REACTIONS``, derived from the domain's steps: the whole
-conversation, and the topology too.
+state. Which event makes which service do what is the domain's table ``CHAIN``: the whole conversation, and the
+topology too.
 """
 
-from itertools import pairwise
-
-from services.domain.messages import Command, Event, OrderPlaced
-from services.domain.order import STEP_OF, STEPS, OrderState
-from services.styles.roles import Desk, Outgoing, Participant, Style
+from services.domain.messages import OrderPlaced
+from services.domain.order import CHAIN, STEP_OF, STEPS, OrderState
+from services.styles.roles import Outgoing, Participant, Style, fold
 from services.transports import Port
 from services.transports.ports import Message
-
-
-def _reactions() -> dict[type[Event], type[Command]]:
-    reactions: dict[type[Event], type[Command]] = {OrderPlaced: STEPS[0].do}
-    for step, following in pairwise(STEPS):
-        reactions[step.done] = following.do
-        assert step.undo is not None
-        reactions[following.refused] = step.undo
-        if following.undone is not None:
-            reactions[following.undone] = step.undo
-    return reactions
-
-
-REACTIONS = _reactions()
-"""What an event makes the one service do whose command that is."""
 
 
 def events_of(service: str) -> str:
@@ -45,7 +28,7 @@ def events_of(service: str) -> str:
 
 def _topology() -> dict[str, frozenset[str]]:
     heard: dict[str, set[str]] = {events_of(step.service): {"orders"} for step in STEPS}
-    for event, command in REACTIONS.items():
+    for event, command in CHAIN.items():
         speaker = "orders" if event is OrderPlaced else STEP_OF[event].service
         heard.setdefault(events_of(speaker), set()).add(STEP_OF[command].service)
     return {channel: frozenset(groups) for channel, groups in heard.items()}
@@ -57,16 +40,11 @@ def opening(state: OrderState) -> list[Outgoing]:
 
 async def participate(participant: Participant, heard: Message) -> None:
     """React to an event, if it is one that this service reacts to; say what came of it."""
-    reaction = REACTIONS.get(type(heard.payload))  # type: ignore[arg-type]
+    reaction = CHAIN.get(type(heard.payload))  # type: ignore[arg-type]
     if reaction is None or STEP_OF[reaction].service != participant.service:
         return
     event = await participant.do(reaction(heard.payload.order), cause=heard.id)
     await participant.say(event, channel=events_of(participant.service), to=heard)
-
-
-async def conclude(desk: Desk, heard: Message) -> None:
-    assert isinstance(heard.payload, Event)
-    await desk.record(heard.subject, heard.payload, cause=heard.id)
 
 
 STYLE = Style(
@@ -77,6 +55,6 @@ STYLE = Style(
     summary="each service reacts to an event with its own event; no one is in charge",
     opening=opening,
     participate=participate,
-    conclude=conclude,
+    conclude=fold,
     topology=_topology(),
 )

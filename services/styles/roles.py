@@ -32,6 +32,12 @@ class Desk(Protocol):
         """Fold ``event`` into the order, durably; a second hearing of ``cause`` changes nothing."""
 
 
+async def fold(desk: Desk, heard: Message) -> None:
+    """What orders does with an event in every conversation that nobody waits for: write it down."""
+    assert isinstance(heard.payload, Event)
+    await desk.record(heard.subject, heard.payload, cause=heard.id)
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A message that accepting an order makes, to be sent by the outbox."""

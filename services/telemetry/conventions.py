@@ -10,6 +10,8 @@ Instants are UTC; durations are seconds (``s``); a histogram's buckets are those
 
 from enum import StrEnum
 
+from opentelemetry.semconv._incubating.attributes import aws_attributes as _aws
+from opentelemetry.semconv._incubating.attributes import jsonrpc_attributes as _jsonrpc
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as _messaging
 from opentelemetry.semconv._incubating.attributes import rpc_attributes as _rpc
 from opentelemetry.semconv.attributes import error_attributes, server_attributes
@@ -29,15 +31,39 @@ BATCH_MESSAGE_COUNT = _messaging.MESSAGING_BATCH_MESSAGE_COUNT
 KAFKA_OFFSET = _messaging.MESSAGING_KAFKA_OFFSET
 KAFKA_MESSAGE_KEY = _messaging.MESSAGING_KAFKA_MESSAGE_KEY
 RABBITMQ_ROUTING_KEY = _messaging.MESSAGING_RABBITMQ_DESTINATION_ROUTING_KEY
+SQS_SYSTEM = _messaging.MessagingSystemValues.AWS_SQS.value
+SQS_QUEUE_URL = _aws.AWS_SQS_QUEUE_URL
+REDIS_SYSTEM = "redis"
+REDIS_PUBSUB_SYSTEM = "redis_pubsub"
+"""Custom values of ``messaging.system``: the conventions have none for Redis. Its streams and its pub/sub are two, as
+they share channel names and nothing else: one label for both would add up what waits and what is lost."""
 RABBITMQ_DELIVERY_TAG = _messaging.MESSAGING_RABBITMQ_MESSAGE_DELIVERY_TAG
 
 # --- semantic conventions: RPC, server, error ------------------------------------------------------------------
 RPC_SYSTEM_NAME = _rpc.RPC_SYSTEM_NAME
 RPC_METHOD = _rpc.RPC_METHOD
+RPC_METHOD_ORIGINAL = _rpc.RPC_METHOD_ORIGINAL
+RPC_METHOD_OTHER = "_OTHER"
+"""``rpc.method`` of a call to a method that is not served: the span has the name of the system, and the name that was
+asked for is ``rpc.method_original``."""
 RPC_RESPONSE_STATUS_CODE = _rpc.RPC_RESPONSE_STATUS_CODE
+JSONRPC_REQUEST_ID = _jsonrpc.JSONRPC_REQUEST_ID
+JSONRPC_PROTOCOL_VERSION = _jsonrpc.JSONRPC_PROTOCOL_VERSION
 SERVER_ADDRESS = server_attributes.SERVER_ADDRESS
 SERVER_PORT = server_attributes.SERVER_PORT
 ERROR_TYPE = error_attributes.ERROR_TYPE
+
+
+class RpcSystem(StrEnum):
+    """``rpc.system.name`` of the wires that we instrument ourselves. The conventions name ``jsonrpc`` (Development);
+    the others are custom values, which they allow."""
+
+    JSONRPC = "jsonrpc"
+    APACHE_THRIFT = "apache_thrift"
+    AVRO_IPC = "avro_ipc"
+    ZEROC_ICE = "zeroc_ice"
+    MEMORY = "memory"
+
 
 # --- ours --------------------------------------------------------------------------------------------------------
 LAB_ORDER_ID = "lab.order.id"
@@ -55,6 +81,16 @@ LAB_DUPLICATE = "lab.duplicate"
 LAB_CLOCK_SKEW = "lab.clock_skew"
 """On queue and outbox: seconds by which the wait came out negative; the span is drawn with zero length."""
 LAB_DEAD_LETTER_REASON = "lab.dead_letter.reason"
+SQS_MESSAGE_ID = "lab.sqs.message_id"
+"""The id that SQS gave the message (``messaging.message.id`` is its CloudEvents id); every receive has the same."""
+SQS_RECEIPT = "lab.sqs.receipt"
+"""The end of the receipt handle, which is another for every receive; the whole of it would allow to delete."""
+SQS_RECEIVE_COUNT = "lab.sqs.receive_count"
+"""How often SQS has handed the message out (``ApproximateReceiveCount``)."""
+REDIS_ENTRY_ID = "lab.redis.stream.entry_id"
+"""What XADD answered, ``<milliseconds>-<sequence>``: the message's place in its stream."""
+REDIS_RECEIVERS = "lab.redis.pubsub.receivers"
+"""On send: to how many subscribers Redis passed the message, as PUBLISH answered."""
 LAB_ORDER_STATE = "lab.order.state"
 """``completed`` or ``rejected``, on the span within which the order reached that end (and on no other)."""
 LAB_RECOVERY = "lab.recovery"
@@ -110,6 +146,12 @@ METRIC_RETRIES = "lab_messaging_retries"
 METRIC_REDELIVERIES = "lab_messaging_redeliveries"
 """Deliveries whose message the broker had handed out before: those given back, and those of a consumer that died."""
 METRIC_DEAD_LETTERS = "lab_messaging_dead_letters"
+METRIC_UNDELIVERED = "lab_messaging_undelivered"
+"""Messages that a group will not get, as far as anybody can tell: published where fewer listened than groups read the
+channel, left in hand by a process that ended, or taken out of a stream before they were settled. Only where a broker
+does not keep what was published."""
+METRIC_SUBSCRIPTIONS_LOST = "lab_messaging_subscriptions_lost"
+"""Subscriptions that ended unasked and were made again; what was published meanwhile is gone."""
 METRIC_LAG = "lab_messaging_lag"
 """How many messages of a destination this consumer's group has yet to handle, of the partitions that it was given;
 only where the broker's client can tell (a log)."""

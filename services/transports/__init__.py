@@ -17,25 +17,42 @@ class Port(StrEnum):
 
     RPC = "rpc"
     BROKER = "broker"
+    QUEUE = "broker with queues"
     FAN_OUT = "broker with fan-out"
     LOG = "log"
 
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """One wire. ``rpc`` and ``broker`` name its adapters, ``module:class``; ``lacks`` says why it cannot be more."""
+    """One wire. ``rpc`` and ``broker`` name its adapters, ``module:class``; ``lacks`` says why it cannot be more.
+
+    ``queue``: consumers of a group share its messages, which wait for them; without it delivery is at most once.
+    ``fan_out``: each group of a channel gets a copy. ``log``: what was published can be read again.
+    """
 
     name: str
     rpc: str | None = None
     broker: str | None = None
+    queue: bool = False
     fan_out: bool = False
     log: bool = False
     lacks: str = ""
 
     @property
     def ports(self) -> frozenset[Port]:
-        able = {Port.RPC: self.rpc, Port.BROKER: self.broker, Port.FAN_OUT: self.fan_out, Port.LOG: self.log}
+        able = {
+            Port.RPC: self.rpc,
+            Port.BROKER: self.broker,
+            Port.QUEUE: self.queue,
+            Port.FAN_OUT: self.fan_out,
+            Port.LOG: self.log,
+        }
         return frozenset(port for port, can in able.items() if can)
+
+    @property
+    def delivery(self) -> str:
+        """What becomes of a message, in the usual words; of a call, nobody can promise more than this either."""
+        return "at least once" if self.queue else "at most once"
 
     def connect_rpc(self, wiring: Wiring) -> Rpc:
         """Its ``Rpc`` for one process; opens nothing yet."""
@@ -63,12 +80,31 @@ TRANSPORTS: dict[str, Transport] = {
     for t in (
         Transport("rest", rpc=f"{_RPC}.rest:Rest"),
         Transport("grpc", rpc=f"{_RPC}.grpc:Grpc"),
-        Transport("rabbitmq", broker=f"{_MESSAGING}.rabbitmq:RabbitMQ", fan_out=True),
-        Transport("kafka", broker=f"{_MESSAGING}.kafka:Kafka", fan_out=True),
+        Transport("json_rpc", rpc=f"{_RPC}.json_rpc:JsonRpc"),
+        Transport("thrift", rpc=f"{_RPC}.thrift:Thrift"),
+        Transport("avro_rpc", rpc=f"{_RPC}.avro_rpc:AvroRpc"),
+        Transport("ice", rpc=f"{_RPC}.ice:Ice"),
+        Transport("rabbitmq", broker=f"{_MESSAGING}.rabbitmq:RabbitMQ", queue=True, fan_out=True),
+        Transport("kafka", broker=f"{_MESSAGING}.kafka:Kafka", queue=True, fan_out=True),
+        Transport(
+            "sqs",
+            broker=f"{_MESSAGING}.sqs:Sqs",
+            queue=True,
+            lacks="SQS delivers each message to one consumer",
+        ),
+        Transport("redis_streams", broker=f"{_MESSAGING}.redis_streams:RedisStreams", queue=True, fan_out=True),
+        Transport(
+            "redis_pubsub",
+            broker=f"{_MESSAGING}.redis_pubsub:RedisPubSub",
+            fan_out=True,
+            lacks="Redis pub/sub gives each subscriber a copy and keeps none",
+        ),
     )
 }
 
-MEMORY = Transport("memory", rpc=f"{_RPC}.memory:Memory", broker=f"{_MESSAGING}.memory:Memory", fan_out=True)
+MEMORY = Transport(
+    "memory", rpc=f"{_RPC}.memory:Memory", broker=f"{_MESSAGING}.memory:Memory", queue=True, fan_out=True
+)
 """The reference implementations, for ``services.all`` and the tests: one process, no wire."""
 
 __all__ = ["MEMORY", "TRANSPORTS", "Broker", "Port", "Rpc", "Transport", "Wiring"]

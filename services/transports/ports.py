@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanContext
 from services.domain.messages import Command, Event
 from services.telemetry.messaging import Words
 from services.telemetry.setup import Telemetry
+from services.transports.tls import Tls
 
 Handler = Callable[[Command], Awaitable[Event]]
 """What an ``Rpc`` serves: any command of its service in, the event out."""
@@ -146,7 +147,7 @@ class Wiring:
 
     ``listen`` has this process's port per transport, ``peers`` each peer's address per transport
     (``{"payment": {"rest": "http://127.0.0.1:21058"}}``), ``servers`` each broker's address. ``host`` is the address
-    to listen on.
+    to listen on. ``tls`` is for the calls between services, where the wire has it.
     """
 
     service: str
@@ -157,3 +158,9 @@ class Wiring:
     servers: Mapping[str, str] = field(default_factory=dict)
     network: Any = None
     max_in_flight: int = 16
+    sqs_fifo: bool = False
+    sqs_visibility_timeout_s: int = 30
+    sqs_wait_s: int = 1
+    redis_claim_idle_s: float = 30.0
+    redis_stream_maxlen: int = 1_000
+    tls: Tls | None = None

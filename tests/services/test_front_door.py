@@ -326,7 +326,7 @@ ONCE = ["reserve.stock", "charge.payment", "book.shipment", "notify.customer"]
 KEY = "Idempotency-Key"
 
 
-@pytest.mark.parametrize("style", ["request_response", "choreography"])
+@pytest.mark.parametrize("style", ["request_response", "message_queue", "choreography"])
 async def test_the_same_key_and_body_give_the_same_order(lab: MemoryLab, style: str) -> None:
     """Whatever the spelling of the body; nothing is done again. The span names the order that there is."""
     key = {KEY: f"again-{style}"}
@@ -345,7 +345,7 @@ async def test_the_same_key_and_body_give_the_same_order(lab: MemoryLab, style: 
     assert (span.attributes or {})[c.LAB_ORDER_ID] == order_id
 
 
-@pytest.mark.parametrize("style", ["request_response", "choreography"])
+@pytest.mark.parametrize("style", ["request_response", "message_queue", "choreography"])
 async def test_ten_requests_with_one_key_at_once_make_one_order(lab: MemoryLab, style: str) -> None:
     async with with_settings(lab, inventory__work_ms="30"):
         answers = await asyncio.gather(*(lab.place(ORDER, style, **{KEY: f"ten-{style}"}) for _ in range(10)))
@@ -403,7 +403,7 @@ async def test_the_transports_say_what_runs_and_why_not(lab: MemoryLab) -> None:
     assert transports["kafka"]["status"] == "absent: no Java on this machine"
     assert transports["rest"]["status"] == "absent: not enabled"
     assert transports["rest"]["styles"] == ["request_response"]
-    assert transports["kafka"]["styles"] == ["choreography"]
+    assert transports["kafka"]["styles"] == ["message_queue", "choreography"]
 
 
 async def test_the_openapi_document_is_valid_and_says_what_is_answered(lab: MemoryLab) -> None:
@@ -507,7 +507,7 @@ BODIES = st.one_of(
 )
 
 
-@given(BODIES, st.sampled_from(["request_response", "choreography"]))
+@given(BODIES, st.sampled_from(["request_response", "message_queue", "choreography"]))
 @settings(max_examples=200, derandomize=True, database=None, deadline=None)
 async def test_whatever_comes_is_answered_by_an_order_or_a_problem(lab: MemoryLab, body: bytes, style: str) -> None:
     """201 or 202 for what is an order, else a 4xx problem document; never a crash."""

@@ -141,7 +141,7 @@ def test_a_process_that_still_waits_for_its_database_ends_with_exit_code_0(tmp_p
 
 def _use(client: httpx.Client, door: str, admin: str) -> None:
     _until(lambda: client.get(f"{admin}/readyz").status_code == 200, "everything is ready")
-    for style in ("request_response", "choreography"):
+    for style in ("request_response", "message_queue", "choreography"):
         where = client.post(f"{door}/orders", params={"style": style}, json=ORDER).headers["location"]
         assert client.get(door + where, params={"wait_s": 10}).json()["state"] == "completed"
     assert client.post(f"{door}/orders", json={}).status_code == 422

@@ -190,7 +190,7 @@ async def test_a_lab_that_stops_in_the_middle_of_its_work_loses_nothing(tmp_path
             door = f"http://127.0.0.1:{lab.orders.door.port}/orders"
             posts = [
                 asyncio.create_task(client.post(door, params={"style": style}, json=ORDER))
-                for style in ("request_response", "choreography") * 5
+                for style in ("request_response", "message_queue", "choreography") * 5
             ]
             names = ("charge.payment", "payment.events")
             await eventually(

@@ -230,6 +230,98 @@ process shipping.events [payment CONSUMER] ⇠ send shipping.events (other trace
 """)
 
 
+@shape("both")
+async def test_a_message_queue_hands_the_order_from_worker_to_worker_and_each_reports(lab: MemoryLab) -> None:
+    order = await lab.finished(ORDER, "message_queue")
+    assert order["state"] == "completed"
+    assert tree(await lab.spans()) == snapshot("""\
+POST /orders [orders SERVER]
+  outbox orders [orders INTERNAL]
+    send inventory.commands [orders PRODUCER]
+      queue inventory.commands [inventory INTERNAL]
+      process inventory.commands [inventory CONSUMER] ⇠ send inventory.commands
+        send orders.replies [inventory PRODUCER]
+          queue orders.replies [orders INTERNAL]
+          process orders.replies [orders CONSUMER] ⇠ send orders.replies
+            ack orders.replies [orders CLIENT]
+        send payment.commands [inventory PRODUCER]
+          queue payment.commands [payment INTERNAL]
+          process payment.commands [payment CONSUMER] ⇠ send payment.commands
+            send orders.replies [payment PRODUCER]
+              queue orders.replies [orders INTERNAL]
+              process orders.replies [orders CONSUMER] ⇠ send orders.replies
+                ack orders.replies [orders CLIENT]
+            send shipping.commands [payment PRODUCER]
+              queue shipping.commands [shipping INTERNAL]
+              process shipping.commands [shipping CONSUMER] ⇠ send shipping.commands
+                send orders.replies [shipping PRODUCER]
+                  queue orders.replies [orders INTERNAL]
+                  process orders.replies [orders CONSUMER] ⇠ send orders.replies
+                    ack orders.replies [orders CLIENT]
+                send notifications.commands [shipping PRODUCER]
+                  queue notifications.commands [notifications INTERNAL]
+                  process notifications.commands [notifications CONSUMER] ⇠ send notifications.commands
+                    send orders.replies [notifications PRODUCER]
+                      queue orders.replies [orders INTERNAL]
+                      process orders.replies [orders CONSUMER] = completed ⇠ send orders.replies
+                        ack orders.replies [orders CLIENT]
+                    ack notifications.commands [notifications CLIENT]
+                ack shipping.commands [shipping CLIENT]
+            ack payment.commands [payment CLIENT]
+        ack inventory.commands [inventory CLIENT]\
+""")
+
+
+@shape("link")
+async def test_a_message_queue_takes_back_what_was_done_before_a_refusal(lab: MemoryLab) -> None:
+    order = await lab.finished(NOT_SERVED, "message_queue")
+    assert (order["state"], order["reason"]) == ("rejected", "no carrier goes to Atlantis")
+    assert tree(await lab.spans()) == snapshot("""\
+POST /orders [orders SERVER]
+  outbox orders [orders INTERNAL]
+    send inventory.commands [orders PRODUCER]
+process inventory.commands [inventory CONSUMER] ⇠ send inventory.commands (other trace)
+  queue inventory.commands [inventory INTERNAL]
+  send orders.replies [inventory PRODUCER]
+  ack inventory.commands [inventory CLIENT]
+process inventory.commands [inventory CONSUMER] ⇠ send inventory.commands (other trace)
+  queue inventory.commands [inventory INTERNAL]
+  send orders.replies [inventory PRODUCER]
+  send payment.commands [inventory PRODUCER]
+  ack inventory.commands [inventory CLIENT]
+process orders.replies [orders CONSUMER] = rejected ⇠ send orders.replies (other trace)
+  queue orders.replies [orders INTERNAL]
+  ack orders.replies [orders CLIENT]
+process orders.replies [orders CONSUMER] ⇠ send orders.replies (other trace)
+  queue orders.replies [orders INTERNAL]
+  ack orders.replies [orders CLIENT]
+process orders.replies [orders CONSUMER] ⇠ send orders.replies (other trace)
+  queue orders.replies [orders INTERNAL]
+  ack orders.replies [orders CLIENT]
+process orders.replies [orders CONSUMER] ⇠ send orders.replies (other trace)
+  queue orders.replies [orders INTERNAL]
+  ack orders.replies [orders CLIENT]
+process orders.replies [orders CONSUMER] ⇠ send orders.replies (other trace)
+  queue orders.replies [orders INTERNAL]
+  ack orders.replies [orders CLIENT]
+process payment.commands [payment CONSUMER] ⇠ send payment.commands (other trace)
+  queue payment.commands [payment INTERNAL]
+  send orders.replies [payment PRODUCER]
+  send inventory.commands [payment PRODUCER]
+  ack payment.commands [payment CLIENT]
+process payment.commands [payment CONSUMER] ⇠ send payment.commands (other trace)
+  queue payment.commands [payment INTERNAL]
+  send orders.replies [payment PRODUCER]
+  send shipping.commands [payment PRODUCER]
+  ack payment.commands [payment CLIENT]
+process shipping.commands [shipping CONSUMER] ⇠ send shipping.commands (other trace)
+  queue shipping.commands [shipping INTERNAL]
+  send orders.replies [shipping PRODUCER]
+  send payment.commands [shipping PRODUCER]
+  ack shipping.commands [shipping CLIENT]\
+""")
+
+
 async def test_the_shape_can_be_changed_while_the_lab_runs(lab: MemoryLab) -> None:
     await lab.finished(DECLINED, "choreography")
     traces = {span.context.trace_id for span in await lab.spans() if span.name.startswith("process")}

@@ -190,8 +190,10 @@ def _rpc(span: Span) -> Iterator[str]:
     yield from _lacks(span, "rpc")
     if span["kind"] not in {"CLIENT", "SERVER"}:
         yield f"is {span['kind']}; a call is CLIENT or SERVER"
-    if span["name"] != span["attributes"].get(c.RPC_METHOD):
-        yield f"should be called {span['attributes'].get(c.RPC_METHOD)!r}"
+    method = span["attributes"].get(c.RPC_METHOD)
+    name = span["attributes"].get(c.RPC_SYSTEM_NAME) if method == c.RPC_METHOD_OTHER else method
+    if span["name"] != name:
+        yield f"should be called {name!r}"
     if span["kind"] == "CLIENT" and c.SERVER_ADDRESS not in span["attributes"]:
         yield f"lacks {c.SERVER_ADDRESS}"
 

@@ -1,0 +1,60 @@
+"""Message queue: each worker takes a command from its queue when it is ready, and puts the next on the next queue.
+
+::
+
+    orders ─ ReserveStock ─> [inventory.commands] ─ ChargePayment ─> [payment.commands] ─ BookShipment ─>
+                             [shipping.commands] ─ NotifyCustomer ─> [notifications.commands]
+
+    backward, from whoever refused:  ShipmentRefused  ─ RefundPayment ─> [payment.commands] ─ ReleaseStock ─> …
+
+    each of them ── its event ─> [orders.replies]
+
+A command has one addressee, and of a service's workers one gets it: as many workers as there are share the work
+(competing consumers). The way is a routing slip that needs no writing down: after an event, the domain's table
+``CHAIN`` names the next command and so the next queue. Who does the work also reports it to orders, which folds the
+order's state.
+"""
+
+from services.domain.messages import Command, OrderPlaced
+from services.domain.order import CHAIN, STEP_OF, STEPS, OrderState
+from services.styles.roles import Outgoing, Participant, Style, fold
+from services.transports import Port
+from services.transports.ports import Message
+
+REPLIES = "orders.replies"
+
+
+def commands_of(service: str) -> str:
+    return f"{service}.commands"
+
+
+def opening(state: OrderState) -> list[Outgoing]:
+    first = CHAIN[OrderPlaced]
+    return [Outgoing(commands_of(STEP_OF[first].service), first(state.order))]
+
+
+async def participate(participant: Participant, heard: Message) -> None:
+    """Carry a command out, report it, and put the next command on its queue, if there is one."""
+    assert isinstance(heard.payload, Command)
+    event = await participant.do(heard.payload, cause=heard.id)
+    await participant.say(event, channel=REPLIES, to=heard)
+    following = CHAIN.get(type(event))
+    if following is not None:
+        queue = commands_of(STEP_OF[following].service)
+        await participant.say(following(heard.payload.order), channel=queue, to=heard)
+
+
+STYLE = Style(
+    name="message_queue",
+    cell="async, 1 to 1, pull",
+    ports=(Port.QUEUE,),
+    default="sqs",
+    summary="each worker takes a command from its queue and puts the next on the next queue",
+    opening=opening,
+    participate=participate,
+    conclude=fold,
+    topology={
+        REPLIES: frozenset({"orders"}),
+        **{commands_of(step.service): frozenset({step.service}) for step in STEPS},
+    },
+)
