@@ -3,7 +3,7 @@
 ``HttpServer`` runs an ASGI application with uvicorn's protocol but without its process manners: it takes no
 signal (the runtime owns them), never exits the process, logs no life story, and runs no ASGI lifespan.
 ``guard`` gives a FastAPI application its edge: every error is an RFC 9457 problem document that names the
-field, a body is JSON and has a size limit, and a crash is one log entry and a 500.
+field, a body is of one media type (JSON) and has a size limit, and a crash is one log entry and a 500.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from services.contracts.openapi import PROBLEM
 from services.telemetry.fixups import corrected
 from services.telemetry.messaging import fail
 from services.telemetry.setup import Telemetry, meter_provider
+from services.transports.tls import Tls
 
 LIMIT_BYTES = 64 * 1024
 LINGER_BYTES = 16 * LIMIT_BYTES
@@ -68,8 +69,11 @@ def instrument(app: FastAPI, telemetry: Telemetry, *, exclude: str = "") -> None
     )
 
 
-def guard(app: FastAPI, refused: Refused, *, limit_bytes: int = LIMIT_BYTES) -> None:
-    """Give ``app`` problem documents for all that goes wrong, and a limit for bodies. ``refused`` counts."""
+def guard(
+    app: FastAPI, refused: Refused, *, limit_bytes: int = LIMIT_BYTES, media_type: str = "application/json"
+) -> None:
+    """Give ``app`` problem documents for all that goes wrong, and a limit for bodies, which are all of ``media_type``.
+    ``refused`` counts."""
 
     async def on_invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -88,7 +92,7 @@ def guard(app: FastAPI, refused: Refused, *, limit_bytes: int = LIMIT_BYTES) -> 
 
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
-    app.add_middleware(_Guard, refused=refused, limit_bytes=limit_bytes)
+    app.add_middleware(_Guard, refused=refused, limit_bytes=limit_bytes, media_type=media_type)
 
 
 def invalid(error: RequestValidationError, refused: Refused) -> JSONResponse:
@@ -110,8 +114,8 @@ def _field(loc: tuple[Any, ...]) -> str:
 class _Guard:
     """Middleware: reads the body, up to its limit, before the application is asked; catches crashes."""
 
-    def __init__(self, app: ASGIApp, refused: Refused, limit_bytes: int) -> None:
-        self._app, self._refused, self._limit_bytes = app, refused, limit_bytes
+    def __init__(self, app: ASGIApp, refused: Refused, limit_bytes: int, media_type: str) -> None:
+        self._app, self._refused, self._limit_bytes, self._media_type = app, refused, limit_bytes, media_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -131,9 +135,9 @@ class _Guard:
             detail = f"the body is larger than {self._limit_bytes} bytes"
             response = problem(413, "Content Too Large", detail, headers={"connection": "close"})
             return await response(scope, receive, send)
-        if body and not _is_json(scope):
+        if body and _media_type(scope) != self._media_type:
             self._refused("media type")
-            response = problem(415, "Unsupported Media Type", "the body must be application/json")
+            response = problem(415, "Unsupported Media Type", f"the body must be {self._media_type}")
             return await response(scope, receive, send)
         pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -155,9 +159,9 @@ class _Guard:
         return None
 
 
-def _is_json(scope: Scope) -> bool:
-    media_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-    return media_type.partition(b";")[0].strip().lower() == b"application/json"
+def _media_type(scope: Scope) -> str:
+    value: bytes = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    return value.partition(b";")[0].strip().lower().decode("latin-1")
 
 
 async def _read(receive: Receive, limit_bytes: int) -> bytes | None:
@@ -187,7 +191,7 @@ class HttpServer:
         self._done = asyncio.Event()
         self.port = 0
 
-    async def start(self, app: ASGIApp, host: str, port: int) -> None:
+    async def start(self, app: ASGIApp, host: str, port: int, *, tls: Tls | None = None) -> None:
         """Listen; returns when requests can arrive. ``port`` 0 takes a free one (``self.port``). Raises
         ``PortTakenError``."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -216,6 +220,8 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=IDLE_S,
             reset_contextvars=True,  # a request begins in no one's trace
+            ssl_certfile=tls.certificate if tls else None,
+            ssl_keyfile=tls.key if tls else None,
         )
         config.load()
         self._server = Server(config)

@@ -2,7 +2,7 @@
 
 Wire           HTTP/2 over TCP, one channel per peer shared by all calls to it; grpc.aio
 Contract       services/contracts/antiphon.proto (Protobuf); a refusal is an answer: OK
-Security       none on loopback
+Security       off; TLS by setting (LAB_TLS_*): the caller verifies the peer's certificate, and shows none itself
 Trace context  call metadata traceparent, tracestate, baggage
 Delivery       at most once per call; the library sends again only what never left or the server says it never saw
 Ordering       none between calls: they are streams of one connection
@@ -24,6 +24,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we never fork; its han
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the C core writes to stderr past every logger
 
 import grpc
+import structlog
 from google.protobuf.message import DecodeError
 from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor
 from opentelemetry.trace import Span, get_current_span
@@ -62,7 +63,7 @@ _SERVER = (
 _NOT_SENT = ("failed to connect to all addresses", "DNS resolution failed", "name resolution")
 """How the details of UNAVAILABLE begin where no connection came about; gRPC has no code for the difference."""
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 logging.getLogger("grpc._cython.cygrpc").addFilter(  # it logs calls that a stopping server breaks off as errors
     lambda record: not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 )
@@ -103,9 +104,13 @@ class Grpc:
             spans: list[Any] = aio_client_interceptors(
                 tracer_provider=corrected(self._wiring.telemetry, "grpc", at), request_hook=_describe
             )
-            self._channels[peer] = grpc.aio.insecure_channel(
-                target, options=_CHANNEL, interceptors=[*spans, cast("Any", _Cancelling())]
-            )
+            interceptors = [*spans, cast("Any", _Cancelling())]
+            if tls := self._wiring.tls:
+                trusted = grpc.ssl_channel_credentials(root_certificates=tls.pem()[2])
+                channel = grpc.aio.secure_channel(target, trusted, options=_CHANNEL, interceptors=interceptors)
+            else:
+                channel = grpc.aio.insecure_channel(target, options=_CHANNEL, interceptors=interceptors)
+            self._channels[peer] = channel
         return self._channels[peer]
 
     async def serve(self, service: str, handler: Handler) -> None:
@@ -124,8 +129,13 @@ class Grpc:
             (grpc.method_handlers_generic_handler(name, methods), _Unknown(self._count))
         )
         host, port = self._wiring.host, self._wiring.listen[self.name]
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            if tls := self._wiring.tls:
+                certificate, key, _ = tls.pem()
+                self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
+            else:
+                self._server.add_insecure_port(address)
         except RuntimeError:
             raise OSError(errno.EADDRINUSE, f"port {port} on {host} is taken") from None
         # calls run in copies of this task's context, which must be in no one's trace
@@ -153,7 +163,7 @@ class Grpc:
                 raise
             except Exception as error:
                 get_current_span().record_exception(error)
-                log.exception("%s failed", command.__name__)
+                log.exception("call_failed", transport=self.name, command=command.__name__)
                 await context.abort(grpc.StatusCode.INTERNAL, f"{command.__name__} could not be carried out")
 
         return answer
@@ -165,7 +175,7 @@ class Grpc:
 
     def _count(self, reason: str) -> None:
         metrics.REFUSED_INPUT.labels(self._wiring.service, self.name, reason).inc()
-        log.info("refused a call: %s", reason)
+        log.info("call_refused", transport=self.name, reason=reason)
 
     async def drain(self) -> None:
         if self._server is not None:

@@ -15,6 +15,7 @@ import asyncio
 import contextvars
 
 from services.domain.messages import Command, Event, type_name
+from services.telemetry import conventions as c
 from services.telemetry.rpc import RpcSpans, about_order
 from services.transports import cloudevents
 from services.transports.errors import (
@@ -27,7 +28,7 @@ from services.transports.errors import (
 from services.transports.messaging.memory import Network
 from services.transports.ports import Handler, Wiring
 
-SYSTEM = "memory"
+SYSTEM = c.RpcSystem.MEMORY.value
 
 
 class Memory:

@@ -3,7 +3,7 @@
 Wire           HTTP/1.1 over TCP, connections kept alive and shared by the calls to a peer; FastAPI, httpx
 Contract       OpenAPI 3.1 (services/contracts/openapi.json, and each process serves its own at /openapi.json);
                JSON bodies; errors are problem documents (RFC 9457); a refusal is an answer: 200
-Security       none on loopback; https by the peer's address
+Security       off; https by setting (LAB_TLS_*): the caller verifies the peer's certificate, and shows none itself
 Trace context  request headers traceparent, tracestate, baggage
 Delivery       at most once per request; one that dies on a kept-alive connection is sent once more, which both
                methods allow here: every step is idempotent by order id (RFC 9110, 9.2.2)
@@ -14,47 +14,29 @@ Timeouts       timeout_s to connect and again to read (1.1 x timeout_s in all); 
                finishes the work for nobody
 """
 
-import asyncio
-import contextlib
-import logging
 from collections.abc import Iterable
-from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor, RequestInfo
-from opentelemetry.semconv._incubating.attributes.url_attributes import URL_TEMPLATE
-from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_RESEND_COUNT
-from opentelemetry.trace import Span
 from pydantic import TypeAdapter, ValidationError
 
 from services.contracts import openapi
 from services.contracts.openapi import JSON, Answer
+from services.contracts.validity import check
 from services.domain.messages import Command, Event, Order, Refusal, type_name
 from services.domain.order import STEP_OF, STEPS, Step
-from services.telemetry import conventions as c
 from services.telemetry import metrics
-from services.telemetry.fixups import corrected
 from services.telemetry.rpc import about_order
-from services.telemetry.setup import meter_provider
 from services.transports import cloudevents
-from services.transports.errors import (
-    ConnectionBroken,
-    DeadlineExceeded,
-    PeerFailed,
-    TransportError,
-    Unavailable,
-    Undecodable,
-)
+from services.transports.errors import PeerFailed, Undecodable
 from services.transports.http import HttpServer, Refused, guard, instrument
+from services.transports.http_client import HttpClient, failure
 from services.transports.ports import Handler, Wiring
 
-KEEP_ALIVE_S = 30
-"""An idle connection is given up before the server gives it up (``http.IDLE_S``)."""
-
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 _COMMAND = TypeAdapter(Command)
 _ANSWER = TypeAdapter(Answer)
@@ -67,101 +49,51 @@ def resource(command: type[Command]) -> tuple[str, str]:
     return ("PUT", path) if command is step.do else ("POST", f"{path}/{type_name(command).partition('.')[0]}")
 
 
-class _LostError(ConnectionBroken):
-    """On a connection used before: perhaps the server had closed it and never saw the request."""
-
-
-class _About(NamedTuple):
-    """What contrib's span is told of a request."""
-
-    template: str
-    order_id: str
-    resend: bool
-
-
 class Rest:
     name = "rest"
 
     def __init__(self, wiring: Wiring) -> None:
         self._wiring = wiring
         self._server = HttpServer(refused=self._refused)
-        self._native: httpx.AsyncClient | None = None
+        self._client = HttpClient(self.name, wiring)
 
     @property
     def native(self) -> httpx.AsyncClient:
-        if self._native is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEP_ALIVE_S)
-            self._native = httpx.AsyncClient(limits=limits, trust_env=False)
-            HTTPXClientInstrumentor.instrument_client(
-                self._native,
-                tracer_provider=corrected(self._wiring.telemetry, "httpx"),
-                meter_provider=meter_provider(),
-                request_hook=_describe,
-            )
-        return self._native
+        return self._client.native
 
     async def call(self, peer: str, command: Command, *, timeout_s: float) -> Event:
-        try:
-            async with asyncio.timeout(timeout_s * 1.1):
-                try:
-                    response = await self._send(peer, command, timeout_s)
-                except _LostError as lost:
-                    try:
-                        response = await self._send(peer, command, timeout_s, resend=True)
-                    except Unavailable as error:  # now; but what of the first time?
-                        raise ConnectionBroken(f"{lost}; then {error}") from error
-        except TimeoutError:
-            raise DeadlineExceeded(f"{peer} did not answer within {timeout_s:g} s") from None
-        return _event(peer, command, response.content)
-
-    async def _send(self, peer: str, command: Command, timeout_s: float, *, resend: bool = False) -> httpx.Response:
-        address = self._wiring.peers.get(peer, {}).get(self.name)
-        if address is None:
-            raise Unavailable(f"{peer} has no address for {self.name}")
         order_id = command.order.order_id
         method, template = resource(type(command))
-        fresh = False
-
-        async def watch(event: str, _: Any) -> None:
-            nonlocal fresh
-            fresh = fresh or event == "connection.connect_tcp.started"
-
-        try:
-            response = await self.native.request(
-                method,
-                address + template.format(order_id=quote(order_id, safe="")),
-                content=cloudevents.dumps(command),
-                headers={"content-type": JSON},
-                timeout=timeout_s,
-                extensions={"trace": watch, "lab": _About(template, order_id, resend)},
-            )
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise Unavailable(f"{peer} cannot be reached: {error or type(error).__name__}") from error
-        except httpx.TimeoutException as error:
-            raise DeadlineExceeded(f"{peer} did not answer within {timeout_s:g} s") from error
-        except httpx.HTTPError as error:
-            kind = ConnectionBroken if fresh else _LostError
-            raise kind(f"{peer}: {error or type(error).__name__}") from error
+        response = await self._client.request(
+            peer,
+            method,
+            template.format(order_id=quote(order_id, safe="")),
+            cloudevents.dumps(command),
+            {"content-type": JSON},
+            timeout_s=timeout_s,
+            template=template,
+            order_id=order_id,
+        )
         if response.status_code != httpx.codes.OK:
-            raise _failure(peer, response)
-        return response
+            raise failure(peer, response)
+        return _event(peer, command, response.content)
 
     async def serve(self, service: str, handler: Handler) -> None:
         app = application([step for step in STEPS if step.service == service], handler, self._refused)
         instrument(app, self._wiring.telemetry, exclude=r"/openapi\.json$,/docs$")
-        await self._server.start(app, self._wiring.host, self._wiring.listen[self.name])
+        wiring = self._wiring
+        await self._server.start(app, wiring.host, wiring.listen[self.name], tls=wiring.tls)
 
     async def drain(self) -> None:
         await self._server.drain()
 
     async def close(self) -> None:
         await self._server.close()
-        if self._native is not None:
-            await self._native.aclose()
+        await self._client.close()
 
     def _refused(self, reason: str) -> None:
         metrics.REFUSED_INPUT.labels(self._wiring.service, self.name, reason).inc()
-        log.info("refused a request: %s", reason)
+        log.info("call_refused", transport=self.name, reason=reason)
 
 
 def application(steps: Iterable[Step], handler: Handler, refused: Refused) -> FastAPI:
@@ -208,9 +140,16 @@ def _order(body: bytes, order_id: str) -> Order:
             error.errors(include_url=False, include_context=False, include_input=False)
         ) from None
     if order.order_id != order_id:
-        wrong = {"type": "value_error", "loc": ("order", "order_id"), "msg": "is not the order of the path"}
-        raise RequestValidationError([wrong])
+        raise _wrong("order.order_id", "is not the order of the path")
+    try:
+        check(order)
+    except ValueError as error:
+        raise _wrong(*str(error).split(": ", 1)) from None
     return order
+
+
+def _wrong(field: str, detail: str) -> RequestValidationError:
+    return RequestValidationError([{"type": "value_error", "loc": tuple(field.split(".")), "msg": detail}])
 
 
 def _event(peer: str, command: Command, body: bytes) -> Event:
@@ -221,23 +160,3 @@ def _event(peer: str, command: Command, body: bytes) -> Event:
     if not isinstance(event, Event) or STEP_OF.get(type(event)) is not STEP_OF[type(command)]:
         raise PeerFailed(f"{peer} answered {type_name(type(command))} with {type_name(type(event))}")
     return event
-
-
-def _failure(peer: str, response: httpx.Response) -> TransportError:
-    """Our own server says it when it drains and did nothing; a 503 of anyone between us says nothing of the kind."""
-    problem: Any = None
-    with contextlib.suppress(ValueError):
-        problem = response.json()
-    if not isinstance(problem, dict):
-        problem = {}
-    kind = Unavailable if problem.get("nothing_done") is True else PeerFailed
-    return kind(f"{peer} answered {response.status_code}: {str(problem.get('detail', response.reason_phrase))[:200]}")
-
-
-async def _describe(span: Span, request: RequestInfo) -> None:
-    about = (request.extensions or {}).get("lab")
-    if isinstance(about, _About):
-        span.update_name(f"{request.method.decode()} {about.template}")
-        span.set_attributes({URL_TEMPLATE: about.template, c.LAB_ORDER_ID: about.order_id})
-        if about.resend:
-            span.set_attribute(HTTP_REQUEST_RESEND_COUNT, 1)

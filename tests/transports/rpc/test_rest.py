@@ -3,8 +3,8 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import httpx
@@ -19,11 +19,13 @@ from services.telemetry import conventions as c
 from services.transports import errors
 from services.transports.ports import Rpc
 from services.transports.rpc.rest import Rest, resource
-from tests.transports.rpc.suite import ORDER, SocketRpcSuite, World, done_soon, refused_input
+from tests.transports.rpc import http_stranger
+from tests.transports.rpc.suite import HTTP, ORDER, SocketRpcSuite, World, done_soon, refused_input
 
 BODY = {"order": asdict(ORDER)}
 PATH = "/orders/o-1/payment"
 JSON = {"content-type": "application/json"}
+stranger = partial(http_stranger.stranger, lambda _: json.dumps({"type": "payment.charged", **BODY}).encode())
 
 
 def without(field: str) -> bytes:
@@ -42,17 +44,7 @@ async def chunks() -> AsyncIterator[bytes]:
 class TestRest(SocketRpcSuite):
     adapter = Rest
     address = "http://127.0.0.1:{}"
-    attributes = {  # noqa: RUF012
-        SpanKind.CLIENT: {
-            *("http.request.method", "http.response.status_code", "network.protocol.version"),
-            *("server.address", "server.port", "url.full", "url.template"),
-        },
-        SpanKind.SERVER: {
-            *("client.address", "client.port", "http.request.method", "http.response.status_code", "http.route"),
-            *("network.protocol.version", "server.address", "server.port", "url.path", "url.scheme"),
-            "user_agent.original",
-        },
-    }
+    attributes = HTTP
 
     def method(self, command: type[Command]) -> str:
         return " ".join(resource(command))
@@ -79,6 +71,11 @@ class TestRest(SocketRpcSuite):
             (("PUT", PATH, with_order(amount_cents=1.5)), 422, "order.amount_cents", "invalid"),
             (
                 ("PUT", PATH, with_order(lines=[{"sku": "tea", "quantity": "2"}])),
+                *(422, "order.lines.0.quantity", "invalid"),
+            ),
+            (("PUT", PATH, with_order(lines=[])), 422, "order.lines", "invalid"),
+            (
+                ("PUT", PATH, with_order(lines=[{"sku": "tea", "quantity": 0}])),
                 *(422, "order.lines.0.quantity", "invalid"),
             ),
             (("PUT", PATH, with_order(order_id="o-2")), 422, "order.order_id", "invalid"),
@@ -231,52 +228,3 @@ class TestRest(SocketRpcSuite):
         await world.spans.settled(2)
         measured = {metric.name for metric in REGISTRY.collect() if metric.samples}
         assert {"http_server_request_duration_seconds", "http_client_request_duration_seconds"} <= measured
-
-
-@asynccontextmanager
-async def stranger(*deeds: str | bytes, fresh: str = "keep") -> AsyncIterator[tuple[int, list[tuple[int, int]]]]:
-    """A server of another make. ``deeds`` are what it does with the requests of its first connection; ``fresh``, with
-    those of any other. Gives its port, and (connection, request) of each request that it gets."""
-    seen: list[tuple[int, int]] = []
-    connections = iter(range(100))
-    answer = json.dumps({"type": "payment.charged", **BODY}).encode()
-    good = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer) + answer
-
-    busy: set[asyncio.Task[Any]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        busy.add(task)
-        connection = next(connections)
-        requests = iter(range(100))
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                length = next(
-                    int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length")
-                )
-                await reader.readexactly(length)
-                request = next(requests)
-                seen.append((connection, request))
-                deed = deeds[request] if connection == 0 else fresh
-                if deed == "hang up":
-                    break
-                if deed == "trickle":
-                    for byte in good:
-                        writer.write(bytes([byte]))
-                        await asyncio.sleep(0.05)
-                writer.write(deed if isinstance(deed, bytes) else good)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1], seen
-    finally:
-        server.close()
-        for task in busy:
-            task.cancel()
-        await asyncio.gather(*busy)
-        await server.wait_closed()

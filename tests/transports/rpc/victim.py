@@ -5,9 +5,7 @@ import sys
 
 from services.domain.messages import Command, Event
 from services.telemetry.setup import set_up
-from services.transports.ports import Rpc, Wiring
-from services.transports.rpc.grpc import Grpc
-from services.transports.rpc.rest import Rest
+from services.transports import TRANSPORTS, Wiring
 
 
 async def main(transport: str, port: int) -> None:
@@ -16,8 +14,7 @@ async def main(transport: str, port: int) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    wiring = Wiring("payment", set_up("payment"), listen={transport: port})
-    rpc: Rpc = {"rest": Rest, "grpc": Grpc}[transport](wiring)
+    rpc = TRANSPORTS[transport].connect_rpc(Wiring("payment", set_up("payment"), listen={transport: port}))
     await rpc.serve("payment", handler)
     print("listening", flush=True)
     await asyncio.Event().wait()
