@@ -27,9 +27,15 @@ class Server:
         self._target = LocalTarget(Path(folder, "state"), tied=True, entries={name: ENTRIES[name]})
         cleanup.callback(self._target.down)
         status = self._target.up([name], port_base=ports.base)
-        if status.transports[name] != "ready":
-            pytest.fail(f"{name}: {status.transports[name]} {status.notes.get(name, '')}")
-        self.address = self._target.rabbitmq_url if name == "rabbitmq" else ports.address(name)
+        for transport in ENTRIES[name].transports:
+            if status.transports[transport] != "ready":
+                pytest.fail(f"{transport}: {status.transports[transport]} {status.notes.get(name, '')}")
+        addresses = {
+            "rabbitmq": lambda: self._target.rabbitmq_url,
+            "redis": lambda: self._target.redis_url,
+            "elasticmq": lambda: ports.url("sqs"),
+        }
+        self.address = addresses.get(name, lambda: ports.address(name))()
 
     def kill(self) -> None:
         """kill -9."""

@@ -2,8 +2,8 @@
 
 Wire           Kafka's protocol over TCP (aiokafka). Topic = channel, 3 partitions; consumer group
                ``<group>.<channel>``; one producer per process, one consumer per subscription
-Contract       JSON; CloudEvents 1.0 in binary mode after its Kafka binding: headers ``ce_<name>``, ``content-type``
-               (asyncapi.yaml)
+Contract       JSON, Protobuf or Avro; CloudEvents 1.0 in binary mode after its Kafka binding: headers ``ce_<name>``,
+               ``content-type`` (asyncapi.json)
 Security       none on loopback; SASL and TLS would be settings of the client
 Trace context  record headers, one UTF-8 string per W3C field
 Delivery       at least once. Idempotent producer, acks=all; a group commits, per partition, the lowest offset below

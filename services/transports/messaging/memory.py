@@ -1,7 +1,7 @@
 """The reference broker: what the port promises, in one process and without a server.
 
 Wire           Python lists; bodies and headers are copied as bytes and text, as on a real wire
-Contract       any bytes; CloudEvents binary mode, JSON (as on every broker)
+Contract       any bytes; JSON, Protobuf or Avro, CloudEvents 1.0 in binary mode (asyncapi.json)
 Security       none: one process, one address space
 Trace context  the headers, one text value per W3C field
 Delivery       at least once; unsettled deliveries come again when their subscriber goes; lost with the process

@@ -2,8 +2,8 @@
 
 Wire           AMQP 0-9-1 over TCP (aio-pika); one connection, a channel to publish, one per subscription. Topic
                exchange ``antiphon``, routing key ``<channel>.<type>``, quorum queue ``<group>.<channel>`` per group
-Contract       JSON; CloudEvents 1.0 in binary mode after its AMQP 1.0 binding, whose names RabbitMQ itself carries
-               over: headers ``cloudEvents:<name>``, property content_type (asyncapi.yaml)
+Contract       JSON, Protobuf or Avro; CloudEvents 1.0 in binary mode after its AMQP 1.0 binding, whose names RabbitMQ
+               itself carries over: headers ``cloudEvents:<name>``, property content_type (asyncapi.json)
 Security       user and password in the address; TLS by ``amqps://``
 Trace context  message headers, one UTF-8 string per W3C field
 Delivery       at least once. Publisher confirms; persistent; ``basic.ack`` behind the handler. ``basic.reject`` with

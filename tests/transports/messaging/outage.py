@@ -27,6 +27,13 @@ class OutageBehaviour:
     async def while_it_is_away(self, producer: Broker, channel: str) -> None:
         """What only this adapter promises meanwhile."""
 
+    async def listening(self, channel: str) -> None:
+        """Return when the reader is heard by the broker; where messages wait, it has not to be."""
+
+    async def what_arrives(self, reader: Reader, channel: str, confirmed: dict[str, float]) -> None:
+        """All that was acknowledged; ``confirmed`` has the ids, and when each was (``time.monotonic``)."""
+        await reader.wait_for(lambda: set(confirmed) <= set(reader.ids), "all that was acknowledged")
+
     async def test_while_the_broker_is_away(self) -> None:
         """kill -9: publishing fails within six seconds and never hangs; after the restart consumption goes on, and
         everything that was acknowledged arrives."""
@@ -36,7 +43,8 @@ class OutageBehaviour:
         channel = f"t{uuid.uuid4().hex[:8]}.events"
         await producer.open({channel: frozenset({"payment"})})
         reader = Reader(consumer, channel, "payment", ack)
-        confirmed, refused = [], []
+        await self.listening(channel)
+        confirmed, refused = {}, []
         stopping = asyncio.Event()
 
         async def publish(numbers: Any) -> None:
@@ -45,7 +53,7 @@ class OutageBehaviour:
                 began = time.monotonic()
                 try:
                     await producer.publish(headers, body, channel=channel, key=f"o-{number}")
-                    confirmed.append(headers["ce-id"])
+                    confirmed[headers["ce-id"]] = time.monotonic()
                 except TransportError as error:
                     refused.append((error, time.monotonic() - began))
                 if stopping.is_set():
@@ -70,7 +78,7 @@ class OutageBehaviour:
         stopping.set()
         await asyncio.gather(*publishers)
         assert max(seconds for _, seconds in refused) < 6
-        await reader.wait_for(lambda: set(confirmed) <= set(reader.ids), "all that was acknowledged")
+        await self.what_arrives(reader, channel, confirmed)
         await reader.stop()
         for broker in (producer, consumer, opening):
             await asyncio.wait_for(broker.close(), 3)
@@ -82,6 +90,7 @@ class OutageBehaviour:
         channel = f"t{uuid.uuid4().hex[:8]}.events"
         await broker.open({channel: frozenset({"payment"})})
         reader = Reader(broker, channel, "payment")
+        await self.listening(channel)
         await broker.publish(*event(1), channel=channel, key="o-1")
         await broker.publish(*event(2), channel=channel, key="o-2")
         await reader.until(2)
