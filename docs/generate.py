@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from docs import chart_values
+from docs import chart_values, transports
 from services.domain import catalog
 from services.domain import messages as m
 from services.domain.order import STEPS, TRANSITIONS, OrderState, Slot, evolve, next_command, place
@@ -142,6 +142,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "order-states.md": order_states,
     "settings.md": settings,
     "chart-values.md": chart_values.page,
+    "transports.md": transports.page,
 }
 """Each generated page of docs/ and the function that gives its text."""
 

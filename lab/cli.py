@@ -43,6 +43,9 @@ def up(
     port_base: Annotated[int | None, typer.Option(help="First of the lab's ports (local; default 21000).")] = None,
     jaeger: Annotated[str | None, typer.Option(help="auto, build, defer (build later) or off (local).")] = None,
     database: Annotated[str | None, typer.Option(help="sqlite or postgres (local).")] = None,
+    tls: Annotated[
+        bool | None, typer.Option("--tls", help="Calls between services over TLS, where the wire has it (local).")
+    ] = None,
     yes: Annotated[bool, typer.Option(help="Install packages in the system where nothing else works.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +55,7 @@ def up(
     """
     from lab.targets.local.progress import display
 
-    given = {"port_base": port_base, "jaeger": jaeger, "database": database}
+    given = {"port_base": port_base, "jaeger": jaeger, "database": database, "tls": tls}
     choices = {name: value for name, value in given.items() if value is not None}
 
     def start() -> Status:
@@ -105,7 +108,10 @@ def scale(
     replicas: Annotated[int, typer.Argument(min=0, help="How many.")],
     as_json: AsJson = False,
 ) -> None:
-    """Run several of one process (on Kubernetes)."""
+    """Run several of one participant: they share the messages of the asynchronous styles.
+
+    On this machine calls go to the first alone, and `lab down` ends the others for good.
+    """
     from lab.targets.local.progress import display
 
     with display() as progress:

@@ -1,4 +1,4 @@
-"""The commands that use a running lab: load, compare, order, trace, settings, check, demo.
+"""The commands that use a running lab: load, compare, order, trace, settings, transports, check, demo.
 
 Each is a thin layer over a module of its own; ``lab.cli`` registers them. What they ask is what any operator can
 ask: the front door, orders' admin port, the span store, Prometheus.
@@ -145,11 +145,44 @@ def check(
         raise typer.Exit(1)
 
 
+def transports(
+    about: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME|HEADING]", help="One transport's whole sheet, or one heading of all sheets."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the transports by their data sheets: what each wire promises, and whether it runs now."""
+    from lab.sheets import sheets
+    from lab.targets.local.target import unknown
+    from lab.transports import SPOKEN, print_heading, print_overview, print_sheet, statuses
+    from services.transports import TRANSPORTS
+
+    if about in SPOKEN:
+        heading = SPOKEN[about]
+        if as_json:
+            print(json.dumps({sheet.name: sheet.lines[heading] for sheet in sheets()}, indent=1))
+        else:
+            print_heading(heading, sheets())
+        return
+    if about is not None and about not in TRANSPORTS:
+        raise LabError(unknown("transport or heading", about, [*TRANSPORTS, *SPOKEN]))
+    found = sheets(TRANSPORTS if about is None else [about])
+    status, unknown_because = statuses(_target())
+    if as_json:
+        told = [sheet.to_json(status.get(sheet.name, unknown_because)) for sheet in found]
+        print(json.dumps(told if about is None else told[0], indent=1))
+    elif about is None:
+        print_overview(found, status, unknown_because)
+    else:
+        print_sheet(found[0], status.get(about, unknown_because))
+
+
 def demo(
     seed: Annotated[int, typer.Option(help="The same seed sends the same orders.")] = 1,
     port_base: Annotated[int | None, typer.Option(help="First of the lab's ports (default 21000).")] = None,
 ) -> None:
-    """Start the lab, drive load through four flows, print the comparison, leave the lab up."""
+    """Start the lab, drive load through five flows, print the comparison, leave the lab up."""
     from lab.demo import load_and_compare
     from lab.targets.local.progress import display
     from lab.targets.local.target import LocalTarget
@@ -167,7 +200,7 @@ def demo(
     print("The lab stays up: lab status shows it, lab down ends it.")
 
 
-COMMANDS = (load, compare, order, trace, settings, check, demo)
+COMMANDS = (load, compare, order, trace, settings, transports, check, demo)
 
 
 def _target(*, remembered: bool = True) -> Target:

@@ -1,4 +1,4 @@
-"""The end of ``lab demo``: the load of its four flows, what it says, and where to go on from here."""
+"""The end of ``lab demo``: the load of its five flows, what it says, and where to go on from here."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +15,7 @@ from load.plan import Flow
 DEMO_FLOWS = (
     Flow("request_response", "rest"),
     Flow("request_response", "grpc"),
+    Flow("message_queue", "sqs"),
     Flow("choreography", "rabbitmq"),
     Flow("choreography", "kafka"),
 )

@@ -91,6 +91,8 @@ def run_load(
     )
     batches = [(flow,) for flow in plan.flows] if ui_port is None else [plan.flows]
     with _View(console, plan.profile) as view:
+        if ui_port is None:
+            view.announce(len(batches))
         for batch in batches:
             try:
                 _load(plan.only(batch), run_dir, result, view, ui_port)
@@ -184,6 +186,14 @@ class _View:
 
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
+
+    def announce(self, flows: int) -> None:
+        """What it will take: with every transport there, the standard load lasts half an hour."""
+        minutes = flows * self.profile.duration_s / 60
+        if minutes >= 5:
+            self.console.print(
+                f"{flows} flows, {minutes:.0f} min at least; fewer: --flow STYLE/TRANSPORT; shorter: --profile demo"
+            )
 
     @contextmanager
     def flow(self, flow: Flow, seen: FlowResult, ui_port: int | None) -> Iterator[None]:

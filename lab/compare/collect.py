@@ -13,11 +13,12 @@ from typing import Any
 
 import httpx
 
-from lab.compare.figures import Comparison, FlowFigures, LoadFigures, SpanFigures
+from lab.compare.figures import AT_MOST_ONCE, Comparison, FlowFigures, LoadFigures, SpanFigures
 from lab.compare.prometheus import Prometheus, PrometheusError
 from lab.targets import LabError
 from load.plan import Flow
 from load.records import FlowResult, LoadResult, quantile
+from services.transports import TRANSPORTS
 
 QUIET_S = 3.0
 """A store that has got nothing new for so long has everything: services send their spans each half second."""
@@ -151,7 +152,16 @@ def _flow(flow: Flow, result: FlowResult | None, stored: dict[str, Any] | None) 
         spans=_span_figures(stored) if stored else None,
         example_order_id=example or (_median_order(result) if result else None),
         example_rejected_id=_rejected_order(result) if result else None,
+        delivery=_delivery(flow.transport),
     )
+
+
+def _delivery(names: str) -> str | None:
+    """What the table of transports promises of a message; of several transports the least. None for calls alone."""
+    promised = {
+        transport.delivery for name in names.split(",") if (transport := TRANSPORTS.get(name)) and transport.broker
+    }
+    return AT_MOST_ONCE if AT_MOST_ONCE in promised else next(iter(promised), None)
 
 
 def _span_figures(stored: dict[str, Any]) -> SpanFigures:

@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+AT_MOST_ONCE = "at most once"
+
 
 @dataclass(frozen=True)
 class LoadFigures:
@@ -80,10 +82,18 @@ class FlowFigures:
     """A completed order of nearly the median time."""
     example_rejected_id: str | None = None
     """An order that was refused: where compensation can be seen."""
+    delivery: str | None = None
+    """What becomes of a message on this transport, ``at least once`` or ``at most once``; None where nobody sends any:
+    who calls sees how the call ended."""
 
     @property
     def name(self) -> str:
         return f"{self.style} over {self.transport}"
+
+    @property
+    def may_lose(self) -> bool:
+        """Whether messages may be gone without anything having failed."""
+        return self.delivery == AT_MOST_ONCE
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from lab.compare.figures import Comparison
 from lab.compare.numbers import number
 from lab.compare.plots import plots
-from lab.compare.rows import ROWS, TRACE_COMMAND, header_lines, sentence_of
+from lab.compare.rows import ROWS, TRACE_COMMAND, footnotes, header_lines, mark, sentence_of
 from services.telemetry.conventions import LAB_ORDER_ID
 
 _PAGE = "page.html.j2"
@@ -26,6 +26,8 @@ def to_html(comparison: Comparison) -> str:
         run=comparison,
         header=header_lines(comparison),
         rows=ROWS,
+        mark=mark,
+        footnotes=footnotes(comparison),
         sentences=[sentence for flow in comparison.flows if (sentence := sentence_of(flow))],
         plots=plots(comparison.flows),
         plotly=get_plotlyjs(),

@@ -2,7 +2,7 @@
 
 from lab.compare.figures import Comparison
 from lab.compare.numbers import number
-from lab.compare.rows import ROWS, TRACE_COMMAND, header_lines, sentence_of
+from lab.compare.rows import ROWS, TRACE_COMMAND, footnotes, header_lines, mark, sentence_of
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -11,12 +11,14 @@ def to_markdown(comparison: Comparison) -> str:
     lines = [f"## Run {comparison.run_id}", ""]
     for line in header_lines(comparison):
         lines += [line, ""]
-    lines.append(_row(["", "from", *(f"`{flow.style}`<br>{flow.transport}" for flow in flows)]))
+    lines.append(_row(["", "from", *(f"`{flow.style}`<br>{flow.transport}{mark(flow)}" for flow in flows)]))
     lines.append(_row([":--", ":--", *("--:" for _ in flows)]))
     for row in ROWS:
         cells = [row.cell(flow) for flow in flows]
         texts = [f"**{cell.text}**" if cell.bad else cell.text for cell in cells]
         lines.append(_row([row.label, row.source, *texts]))
+    for footnote in footnotes(comparison):
+        lines += ["", footnote]
     lines += ["", *(f"- {sentence}" for flow in flows if (sentence := sentence_of(flow)))]
     if comparison.telemetry:
         lines += ["", "All processes, while the run lasted (Prometheus):", ""]

@@ -4,12 +4,13 @@ it."""
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab.compare.figures import Comparison, FlowFigures, LoadFigures, SpanFigures
+from lab.compare.figures import AT_MOST_ONCE, Comparison, FlowFigures, LoadFigures, SpanFigures
 from lab.compare.numbers import NOTHING, milliseconds, number, pair, share
 
 TRACE_COMMAND = ".venv/bin/lab trace {}"
 LOCUST = "Locust"
 SPANS = "spans"
+MARK = "†"
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,18 @@ def sentence_of(flow: FlowFigures) -> str | None:
     links = f", {number(spans.links_per_order)} links" if spans.links_per_order else ", no links"
     queues = f"; {share(spans.waiting_share)} of the time in queues" if spans.waiting_share else ""
     return f"{flow.name}: {waits}{queues}. Seen as {seen} of {number(spans.spans_per_order)} spans per order{links}."
+
+
+def mark(flow: FlowFigures) -> str:
+    """What stands behind a transport's name where there is a footnote to it."""
+    return f" {MARK}" if flow.may_lose else ""
+
+
+def footnotes(comparison: Comparison) -> list[str]:
+    """What has to be known of some flows' transports before their figures are held against those of others."""
+    if not any(flow.may_lose for flow in comparison.flows):
+        return []
+    return [f"{MARK} {AT_MOST_ONCE}: what is published while nobody listens is gone."]
 
 
 def header_lines(comparison: Comparison) -> list[str]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lab.compare.figures import Comparison, FlowFigures
 from lab.compare.numbers import number
-from lab.compare.rows import ROWS, header_lines, sentence_of
+from lab.compare.rows import ROWS, footnotes, header_lines, mark, sentence_of
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -21,6 +21,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(Text(line))
     for table in _blocks(comparison.flows, console):
         console.print(table)
+    for footnote in footnotes(comparison):
+        console.print(Text(footnote))
     for flow in comparison.flows:
         if sentence := sentence_of(flow):
             console.print(Text(sentence), soft_wrap=False)
@@ -52,7 +54,7 @@ def _heading(flow: FlowFigures) -> str:
         if breaks:
             middle = min(breaks, key=lambda place: abs(place - len(style) // 2)) + 1
             style = f"{style[:middle]}\n{style[middle:]}"
-    return "\n".join([style, *flow.transport.split(",")])
+    return "\n".join([style, *flow.transport.split(",")]) + mark(flow)
 
 
 def _blocks(flows: Sequence[FlowFigures], console: Console) -> Iterator[Table]:

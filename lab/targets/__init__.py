@@ -34,7 +34,8 @@ class ProcessStatus:
     """One process, or all replicas of one; its name is what `lab logs`, `restart` and `scale` take.
 
     `pid` is None when it is not running, and in a cluster, where pids mean nothing here. `reason` says why it is not
-    ready, else is empty. `replicas` is how many there should be; the memory is that of all.
+    ready, else is empty. `replicas` is how many there should be; the memory is that of all. `rss_bytes` is what is
+    resident; of that `pss_bytes` counts a page that n processes share as an nth, None where nobody knows.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ProcessStatus:
     rss_bytes: int
     reason: str
     replicas: int = 1
+    pss_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,15 @@ class Status:
         """Resident memory of all processes; pages that two of them share are counted twice."""
         return sum(process.rss_bytes for process in self.processes)
 
+    @property
+    def pss_bytes(self) -> int | None:
+        """What all processes hold together, each page counted once; None where that is not known of one."""
+        known = [process.pss_bytes for process in self.processes if process.pss_bytes is not None]
+        return sum(known) if len(known) == len(self.processes) else None
+
     def to_json(self) -> dict[str, Any]:
         """The contract as plain data."""
-        return {**asdict(self), "rss_bytes": self.rss_bytes}
+        return {**asdict(self), "rss_bytes": self.rss_bytes, "pss_bytes": self.pss_bytes}
 
 
 class Progress(Protocol):

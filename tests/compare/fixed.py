@@ -86,6 +86,7 @@ COMPARISON = Comparison(
             span_figures(6.2, 60.3, **_queues),
             "o-5",
             "o-6",
+            delivery="at least once",
         ),
         FlowFigures(
             "choreography",
@@ -94,6 +95,7 @@ COMPARISON = Comparison(
             span_figures(6.1, 113.0, **{**_queues, "waiting_share": 0.61, "work_share": 0.24, "redeliveries": 3}),
             "o-7",
             "o-8",
+            delivery="at least once",
         ),
     ],
     telemetry=[

@@ -51,6 +51,22 @@ def test_all_three_sources_meet(runs_dir: Path) -> None:
     assert found.sound, found.notes
 
 
+def test_what_its_transport_promises_stands_beside_a_flow(tmp_path: Path) -> None:
+    """As the table of transports has it. A call promises nothing that its caller does not see."""
+    pairs = {
+        ("choreography", "kafka"): "at least once",
+        ("choreography", "redis_pubsub"): "at most once",
+        ("request_response", "rest"): None,
+        ("of two ports", "grpc,kafka"): "at least once",
+        ("of three ports", "redis_pubsub,grpc,kafka"): "at most once",
+        ("choreography", "of another version"): None,
+    }
+    stored = [stored_flow(style=style, transport=transport) for style, transport in pairs]
+    with serve(store(stored)) as span_store:
+        found = compare("r", span_store=span_store, prometheus=None, runs_dir=tmp_path)
+    assert {(flow.style, flow.transport): flow.delivery for flow in found.flows} == pairs
+
+
 def test_it_survives_json(runs_dir: Path) -> None:
     """What is written is what is read."""
     with serve(store([stored_flow()])) as span_store:

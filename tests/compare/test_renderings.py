@@ -181,8 +181,10 @@ def test_json() -> None:
             },
             "example_order_id": "o-7",
             "example_rejected_id": "o-8",
+            "delivery": "at least once",
         }
     )
+    assert [flow["delivery"] for flow in data["flows"]] == [None, None, "at least once", "at least once"]
     assert {key: value for key, value in data.items() if key != "flows"} == snapshot(
         {
             "run_id": "20261122-101500-c0de",
@@ -210,6 +212,26 @@ def test_json() -> None:
             "jaeger": "http://127.0.0.1:16686",
         }
     )
+
+
+def test_a_transport_that_may_lose_messages_has_a_footnote() -> None:
+    """Its figures are not those of a broker that keeps what it was given. Nobody else's table has the sign."""
+    flow = replace(COMPARISON.flows[2], transport="redis_pubsub", delivery="at most once")
+    lossy = replace(COMPARISON, flows=[*COMPARISON.flows, flow])
+    footnote = "† at most once: what is published while nobody listens is gone."
+    shown = terminal(lossy, 120)
+    assert re.search(r"rabbitmq +kafka +redis_pubsub † *\n", shown)
+    assert f"\n{footnote}\n" in shown
+    assert "| `choreography`<br>kafka | `choreography`<br>redis_pubsub † |" in to_markdown(lossy)
+    assert f"\n\n{footnote}\n\n" in to_markdown(lossy)
+    assert "<small>redis_pubsub †</small>" in to_html(lossy)
+    assert to_html(lossy).count(footnote) == 1
+    assert json.loads(lossy.dumps())["flows"][4]["delivery"] == "at most once"
+    for text in (shown, to_markdown(lossy), to_html(lossy).partition("</table>")[0]):
+        assert text.count("redis_pubsub †") == 1
+        assert text.replace(footnote, "").count("†") == 1
+    for rendering in (terminal(COMPARISON, 120), to_markdown(COMPARISON), to_html(COMPARISON).partition("</table>")[0]):
+        assert "†" not in rendering
 
 
 def test_unknown_figures_are_dashes() -> None:

@@ -38,7 +38,9 @@ def test_every_target_explains_itself() -> None:
     assert phony == set(re.findall(r"^([a-z0-9-]+):.* ## ", makefile, re.MULTILINE))
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/reading-a-trace.md", "docs/performance.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/reading-a-trace.md", "docs/performance.md", "docs/formats.md"]
+)
 def test_make_targets_that_pages_name_exist(page: str) -> None:
     """A command that is printed can be run."""
     phony = re.findall(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)[0].split()
@@ -47,7 +49,9 @@ def test_make_targets_that_pages_name_exist(page: str) -> None:
     assert named <= set(phony)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/reading-a-trace.md", "docs/performance.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/reading-a-trace.md", "docs/performance.md", "docs/formats.md"]
+)
 def test_lab_commands_that_pages_name_exist(page: str) -> None:
     """`lab trace` in a page is a command of the tool."""
     from typer.main import get_command
@@ -70,7 +74,9 @@ def test_every_variable_is_in_the_table() -> None:
     asked = {
         name
         for path in python_files("lab")
-        for name in re.findall(r"environ\.get\(\"(LAB_[A-Z_]+|XDG_CACHE_HOME)\"", path.read_text())
+        for name in re.findall(
+            r"(?:environ\.get\(|SETTING = |setting=)\"(LAB_[A-Z_]+|XDG_CACHE_HOME)\"", path.read_text()
+        )
     }
     assert set(table_after("variable")) == asked - FOR_TESTS
 
@@ -87,6 +93,8 @@ def test_the_ports_are_those_of_the_table() -> None:
         "span store": "span_store",
         "RabbitMQ": "rabbitmq",
         "Kafka": "kafka",
+        "Redis": "redis",
+        "ElasticMQ": "sqs",
     }
     stated = {text.partition(":")[0]: int(port) for port, text in table_after("port").items()}
     assert stated == {text: Ports()[name] for text, name in names.items()}

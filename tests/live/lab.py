@@ -3,6 +3,7 @@
 import httpx
 
 from lab.targets.local.ports import Ports
+from lab.targets.local.state import StateDir
 from lab.targets.local.target import LocalTarget
 from tests.lab import Lab, eventually
 
@@ -13,7 +14,9 @@ class RealLab(Lab[LocalTarget]):
         self.ports = Ports(int(self.addresses["front_door"].rsplit(":", 1)[1]))
 
     def admin(self, service: str) -> list[str]:
-        return [self.ports.url(f"{service}.admin")]
+        """The first process of a service, then those that scaling added."""
+        running = StateDir(self.target.state_dir).load().running
+        return [self.ports.url(f"{name}.admin") for name in sorted(running) if name.partition("-")[0] == service]
 
     @property
     def jaeger_metrics(self) -> str:

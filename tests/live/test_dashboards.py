@@ -3,8 +3,8 @@
 import pytest
 
 from services.telemetry import conventions as c
-from tests.dashboards.running import broken_rules, empty, exemplars, load
-from tests.lab import ASYNCHRONOUS, SYNCHRONOUS, eventually
+from tests.dashboards.running import broken_rules, exemplars, load, missing_after_load
+from tests.lab import FIGURES, eventually
 from tests.live.lab import RealLab
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
@@ -12,12 +12,7 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
 
 def test_every_query_of_every_board_has_data(lab: RealLab) -> None:
     """With each value of each variable; what may be empty says why beside its panel."""
-    load(lab, [*SYNCHRONOUS, *ASYNCHRONOUS])
-    prometheus = lab.addresses["prometheus"]
-    missing = empty(prometheus)
-    if missing:  # the next scrapes bring the rest
-        eventually(lambda: not empty(prometheus), "every query has data", 30)
-    assert empty(prometheus) == []
+    assert missing_after_load(lab, list(FIGURES)) == []
 
 
 def test_prometheus_judges_every_rule(lab: RealLab) -> None:
@@ -37,7 +32,7 @@ def test_prometheus_judges_every_rule(lab: RealLab) -> None:
 )
 def test_points_lead_to_traces(lab: RealLab, histogram: str) -> None:
     """An exemplar in Prometheus is a trace in Jaeger."""
-    load(lab, [*SYNCHRONOUS, *ASYNCHRONOUS], rounds=2)
+    load(lab, list(FIGURES), rounds=1)
     traces = eventually(
         lambda: exemplars(lab.addresses["prometheus"], f"{histogram}_bucket", 60), f"{histogram} has exemplars"
     )

@@ -1,22 +1,31 @@
 """What stock Jaeger knows of one order, asked through its own API, and what the span store adds."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
 
-from tests.lab import ASYNCHRONOUS, PARTICIPANTS, SERVICES, SYNCHRONOUS, eventually
+from tests.lab import ASYNCHRONOUS, AT_MOST_ONCE, PARTICIPANTS, SERVICES, SYNCHRONOUS, eventually
 from tests.live.lab import RealLab
 
 pytestmark = pytest.mark.live
 
-HOPS = [
-    ("orders.events", "inventory"),
-    ("inventory.events", "payment"),
-    ("payment.events", "shipping"),
-    ("shipping.events", "notifications"),
-    ("notifications.events", "orders"),
-]
+HOPS = {
+    # the way of an order that goes well: who says it, on which channel, who hears it
+    "choreography": [
+        ("orders", "orders.events", "inventory"),
+        ("inventory", "inventory.events", "payment"),
+        ("payment", "payment.events", "shipping"),
+        ("shipping", "shipping.events", "notifications"),
+        ("notifications", "notifications.events", "orders"),
+    ],
+    "message_queue": [
+        ("orders", "inventory.commands", "inventory"),
+        ("inventory", "payment.commands", "payment"),
+        ("payment", "shipping.commands", "shipping"),
+        ("shipping", "notifications.commands", "notifications"),
+    ],
+}
 
 
 class Trace:
@@ -39,6 +48,12 @@ class Trace:
         FOLLOWS_FROM, for both; its page draws the first reference within the trace as the parent."""
         ids = [r["spanID"] for r in span["references"] if r["traceID"] == self.id]
         return self._by_id.get(ids[0]) if ids else None
+
+    def above(self, span: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Its parent, that one's parent, and so on."""
+        while (parent := self.parent(span)) is not None:
+            yield parent
+            span = parent
 
     def links(self, span: dict[str, Any]) -> list[tuple[str, str]]:
         return [(r["traceID"], r["spanID"]) for r in span["references"] if r["refType"] == "FOLLOWS_FROM"]
@@ -85,58 +100,69 @@ def test_a_call_is_one_trace_with_every_participant_under_orders(lab: RealLab, s
     traces = traces_of(lab, order["id"], "SERVER", [("", service) for service in SERVICES])
     assert len(traces) == 1
     (trace,) = traces
-    servers = {trace.service(span): span for span in trace.spans if trace.kind(span) == "server"}
-    assert set(servers) == {"orders", *PARTICIPANTS}
-    for service in PARTICIPANTS:
-        client = trace.parent(servers[service])
-        assert client is not None
-        assert (trace.service(client), trace.kind(client)) == ("orders", "client")
-        above = trace.parent(client)
-        assert above is not None
-        assert above["operationName"] == "POST /orders"
+    servers = [span for span in trace.spans if trace.kind(span) == "server"]
+    assert {trace.service(span) for span in servers} == {"orders", *PARTICIPANTS}
+    for server in servers:
+        if trace.service(server) == "orders":
+            assert server["operationName"] == "POST /orders"
+        else:
+            above = list(trace.above(server))
+            caller = next(span for span in above if trace.service(span) != trace.service(server))
+            assert (trace.service(caller), trace.kind(caller)) == ("orders", "client")
+            assert above[-1]["operationName"] == "POST /orders"
 
 
-@pytest.mark.parametrize(("style", "transport"), ASYNCHRONOUS)
+@pytest.mark.parametrize(("style", "transport"), [*ASYNCHRONOUS, *AT_MOST_ONCE])
 def test_in_shape_both_events_are_one_trace_with_a_link_on_each_process_span(
     lab: RealLab, style: str, transport: str
 ) -> None:
     order = lab.finished(style, transport)
-    traces = traces_of(lab, order["id"], "CONSUMER", HOPS)
+    hops = hops_of(style, transport)
+    traces = traces_of(lab, order["id"], "CONSUMER", [(channel, hearer) for _, channel, hearer in hops])
     assert len(traces) == 1, "one order at a time makes no batches, so everything hangs together"
     (trace,) = traces
-    send = SENDS[transport]
-    for channel, consumer in HOPS:
-        sent = trace.find(send, channel, channel.split(".")[0])
-        queue = trace.find("queue", channel, consumer)
-        process = trace.find("process", channel, consumer)
+    for speaker, channel, hearer in hops:
+        sent = trace.find(SENDS[transport], channel, speaker)
+        queue = trace.find("queue", channel, hearer)
+        process = trace.find("process", channel, hearer)
         assert trace.parent(queue) == sent
         assert trace.parent(process) == sent
         assert (trace.id, sent["spanID"]) in trace.links(process)
     assert not [span for span in trace.spans if span["references"] and trace.parent(span) is None], "orphans"
 
 
-@pytest.mark.parametrize(("style", "transport"), ASYNCHRONOUS)
+@pytest.mark.parametrize(("style", "transport"), [*ASYNCHRONOUS, *AT_MOST_ONCE])
 def test_in_shape_link_each_hop_is_a_trace_linked_to_the_one_before(lab: RealLab, style: str, transport: str) -> None:
     lab.put_settings({"trace.shape": "link"})
     order = lab.finished(style, transport)
-    traces = traces_of(lab, order["id"], "CONSUMER", HOPS)
-    by_hop: dict[tuple[str, str], Trace] = {}
-    for trace in traces:
-        for span in trace.spans:
-            for hop in HOPS:
-                about = span["operationName"].startswith("process ") and hop[0] in span["operationName"]
-                if about and trace.service(span) == hop[1]:
-                    by_hop[hop] = trace
-    assert set(by_hop) == set(HOPS)
-    assert len({trace.id for trace in by_hop.values()}) == len(HOPS), "each hop in its own trace"
+    hops = hops_of(style, transport)
+    traces = traces_of(lab, order["id"], "CONSUMER", [(channel, hearer) for _, channel, hearer in hops])
+    by_hop = {
+        hop: trace
+        for trace in traces
+        for span in trace.spans
+        for hop in hops
+        if span["operationName"].startswith("process ")
+        and hop[1] in span["operationName"]
+        and trace.service(span) == hop[2]
+    }
+    assert set(by_hop) == set(hops)
+    assert len({trace.id for trace in by_hop.values()}) == len(hops), "each hop in its own trace"
     before = next(trace for trace in traces if any(s["operationName"] == "POST /orders" for s in trace.spans))
-    for hop in HOPS:
-        sent = before.find(SENDS[transport], hop[0], hop[0].split(".")[0])
-        process = by_hop[hop].find("process", hop[0], hop[1])
+    for hop in hops:
+        speaker, channel, hearer = hop
+        sent = before.find(SENDS[transport], channel, speaker)
+        process = by_hop[hop].find("process", channel, hearer)
         assert (before.id, sent["spanID"]) in by_hop[hop].links(process)
         before = by_hop[hop]
     joined = lab.store(f"/orders/{order['id']}")
     assert set(joined["traces"]) >= {trace.id for trace in by_hop.values()}, "the span store joins them by the order"
 
 
-SENDS = {"rabbitmq": "publish", "kafka": "send"}
+def hops_of(style: str, transport: str) -> list[tuple[str, str, str]]:
+    """The style's hops, with channels as the transport's destinations are called."""
+    return [(speaker, CALLED.get(transport, str)(channel), hearer) for speaker, channel, hearer in HOPS[style]]
+
+
+SENDS = {"rabbitmq": "publish", "kafka": "send", "sqs": "send", "redis_streams": "XADD", "redis_pubsub": "PUBLISH"}
+CALLED: dict[str, Callable[[str], str]] = {"sqs": lambda channel: channel.replace(".", "_")}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.targets.local.state import StateDir
-from tests.lab import SERVICES, burst, eventually
+from tests.lab import ASYNCHRONOUS, SERVICES, SYNCHRONOUS, burst, eventually
 from tests.live.lab import RealLab
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
@@ -52,12 +52,9 @@ def _gone(pid: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize(
-    "flow", [("request_response", "rest"), ("choreography", "rabbitmq"), ("choreography", "kafka")]
-)
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_service_that_is_told_to_stop_finishes_and_loses_no_span(
-    lab: RealLab, tmp_path: Path, service: str, flow: tuple[str, str]
+    lab: RealLab, tmp_path: Path, service: str
 ) -> None:
     stand_in = await asyncio.to_thread(StandIn, lab, service, tmp_path / "log")
     try:
@@ -67,7 +64,7 @@ async def test_a_service_that_is_told_to_stop_finishes_and_loses_no_span(
         async def stop() -> None:
             ended.append(await asyncio.to_thread(stand_in.stop))
 
-        placed = await burst(lab, *flow, 100, halfway=stop)
+        placed = await burst(lab, [*SYNCHRONOUS, *ASYNCHRONOUS], 130, halfway=stop)
     finally:
         stand_in.process.kill()
         stand_in.process.wait()

@@ -10,7 +10,7 @@ from lab.load import run_load
 from load.plan import Flow
 from load.profiles import profile_named
 from load.shapes import steady
-from tests.lab import ASYNCHRONOUS, SERVICES, SYNCHRONOUS, eventually
+from tests.lab import FIGURES, SERVICES, eventually
 from tests.live.lab import RealLab
 from tests.telemetry.walker import problems
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 A_HUNDRED = replace(profile_named("standard"), name="test", stages=steady(10, 10), warmup_orders=2)
 
 
-@pytest.mark.parametrize(("style", "transport"), [*SYNCHRONOUS, *ASYNCHRONOUS])
+@pytest.mark.parametrize(("style", "transport"), list(FIGURES))
 def test_each_order_ends_and_no_span_is_lost(lab: RealLab, tmp_path: Path, style: str, transport: str) -> None:
     before = quiet(lab)
     result = run_load(
@@ -82,7 +82,7 @@ def assert_no_span_lost(lab: RealLab, before: tuple[int, int]) -> None:
 def test_every_span_of_a_run_keeps_the_conventions(lab: RealLab, shape: str) -> None:
     lab.put_settings({"trace.shape": shape})
     before = quiet(lab)
-    orders = [lab.finished(style, transport) for style, transport in [*SYNCHRONOUS, *ASYNCHRONOUS]]
+    orders = [lab.finished(style, transport) for style, transport in list(FIGURES)]
     assert_no_span_lost(lab, before)
     for order in orders:
         assert problems(lab.store(f"/orders/{order['id']}")["spans"], shape) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.targets.local import jaeger, java, kafka, paths, postgres, prometheus, rabbitmq
+from lab.targets.local import elasticmq, jaeger, java, kafka, paths, postgres, prometheus, rabbitmq, redis
 from lab.targets.local.progress import quiet
 from lab.targets.local.provision import UnavailableError, cache, debian, golang
 from lab.targets.local.provision.tools import CancelledError, Job
@@ -169,14 +169,16 @@ def test_erl_looks_where_it_lies(tmp_path):
     [
         ("LAB_RABBITMQ_SERVER", rabbitmq.provide),
         ("LAB_KAFKA_LIBS", kafka.provide),
+        ("LAB_ELASTICMQ_LIBS", elasticmq.provide),
         ("LAB_PROMETHEUS", prometheus.provide),
+        ("LAB_REDIS", redis.provide),
         ("LAB_POSTGRES", postgres.provide),
         ("LAB_JAVA", java.java),
         ("LAB_JAEGER", lambda _: jaeger.find()),
     ],
 )
 def test_a_setting_that_leads_nowhere_is_named(variable, find, job, monkeypatch, tmp_path):
-    monkeypatch.setattr(kafka.java, "java", _a_java) if variable == "LAB_KAFKA_LIBS" else None
+    monkeypatch.setattr(java, "java", _a_java) if variable.endswith("_LIBS") else None
     monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
     with pytest.raises(UnavailableError, match=f"{variable} names .*nowhere"):
         find(job)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lab.targets.local import jaeger, kafka, ours, postgres, prometheus, rabbitmq
+from lab.targets import LabError
+from lab.targets.local import elasticmq, jaeger, kafka, ours, postgres, prometheus, rabbitmq, redis
 from lab.targets.local.plan import Plan
 from lab.targets.local.ports import HOST, OFFSETS, Ports
 from lab.targets.local.process import Process, Scrape
@@ -23,6 +24,7 @@ def plan():
         "settings_token": "token-1",
         "rabbitmq_password": "secret-1",
         "postgres_password": "secret-2",
+        "redis_password": "secret-3",
     }
     return Plan(
         Path("/state"),
@@ -37,6 +39,8 @@ def all_processes(plan):
     files = {
         "rabbitmq": Files(Path("/cache/rabbitmq-server"), "test", extra=ERLANG),
         "kafka": Files(Path("/cache/libs"), "test", extra={"java": "/usr/bin/java"}),
+        "elasticmq": Files(Path("/cache/libs"), "test", extra={"java": "/usr/bin/java"}),
+        "redis": Files(Path("/cache/redis-server"), "test"),
         "postgres": Files(Path("/cache/bin"), "test"),
         "jaeger": Files(Path("/cache/jaeger"), "test"),
         "prometheus": Files(Path("/cache/prometheus"), "test"),
@@ -111,6 +115,8 @@ def test_service_environment_is_the_agreed_contract(plan):
     assert json.loads(env["LAB_ABSENT"]) == {"kafka": "no Java"}
     assert env["LAB_RABBITMQ_URL"] == "amqp://lab:secret-1@127.0.0.1:23010/"
     assert env["LAB_KAFKA_BOOTSTRAP"] == "127.0.0.1:23020"
+    assert env["LAB_SQS_URL"] == "http://127.0.0.1:23042"
+    assert env["LAB_REDIS_URL"] == "redis://:secret-3@127.0.0.1:23041/0"
     assert env["LAB_DATABASE_URL"] == "sqlite:////state/data/payment.sqlite"
     assert env["LAB_ORDERS_ADMIN_URL"] == "http://127.0.0.1:23100"
     assert env["LAB_SETTINGS_TOKEN"] == "token-1"
@@ -156,6 +162,19 @@ def test_replicas_of_a_service_share_a_job():
     ]
 
 
+def test_redis_keeps_what_it_accepts(plan, monkeypatch):
+    """On disk before it answers, unless that is set otherwise; and it evicts nothing."""
+    config = redis.processes(plan, Files(Path("/cache/redis-server"), "test"))[0].files[redis.CONFIG].splitlines()
+    assert {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction", "bind 127.0.0.1"} <= set(config)
+    assert "set-proc-title no" in config, "or the mark in its environment is overwritten"
+    assert "requirepass secret-3" in config
+    monkeypatch.setenv("LAB_REDIS_APPENDFSYNC", "everysec")
+    assert "appendfsync everysec" in redis.processes(plan, Files(Path("/r"), "test"))[0].files[redis.CONFIG]
+    monkeypatch.setenv("LAB_REDIS_APPENDFSYNC", "never")
+    with pytest.raises(LabError, match="LAB_REDIS_APPENDFSYNC is 'never': choose always or everysec"):
+        redis.processes(plan, Files(Path("/r"), "test"))
+
+
 def test_rabbitmq_has_names_and_ports_of_its_own(plan):
     """The machine's own RabbitMQ and its epmd may run beside ours."""
     epmd, broker = rabbitmq.processes(plan, Files(Path("/cache/rabbitmq-server"), "test", extra=ERLANG))
@@ -176,6 +195,21 @@ def test_kafka_makes_no_topics_unasked(plan):
     assert "num.partitions=3" in config
     assert "log.dirs=/state/data/kafka" in config
     assert "-Xmx256m" in broker.argv[2]
+
+
+def test_elasticmq_keeps_what_it_accepts(plan):
+    """Written before it answers, in a file that does not grow with every message."""
+    server = elasticmq.processes(plan, Files(Path("/cache/libs"), "test", extra={"java": "/usr/bin/java"}))[0]
+    first, *lines = server.files[elasticmq.CONFIG].splitlines()
+    assert first == 'include classpath("application.conf")'
+    settings = {name: json.loads(value) for name, value in (line.split(" = ", 1) for line in lines)}
+    assert settings["messages-storage"]["enabled"] is True
+    uri = "jdbc:h2:file:/state/data/elasticmq/elasticmq;WRITE_DELAY=0;RETENTION_TIME=1000"
+    assert settings["messages-storage"]["uri"] == uri
+    assert settings["rest-sqs"]["sqs-limits"] == "strict"
+    assert settings["rest-sqs"]["bind-port"] == settings["node-address"]["port"] == 23042
+    assert server.env["CLASSPATH"] == "/cache/libs/*"
+    assert "-Xmx128m" in server.argv
 
 
 def test_jaeger_config_is_yaml_with_our_ports(plan, monkeypatch):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lab.targets import LabError, Progress
+from lab.targets.local import certificates
 from lab.targets.local.jaeger import what_a_build_has
 from lab.targets.local.plan import Plan
 from lab.targets.local.ports import Ports
@@ -48,18 +49,7 @@ def assemble(state: State, state_dir: StateDir, entries: Mapping[str, Entry], pr
         state.notes["jaeger"] = what_a_build_has()
         if "jaeger" not in state.running:
             _announce_build(state, progress)
-    plan = Plan(
-        root=state_dir.root,
-        ports=Ports(state.port_base),
-        credentials=state_dir.credentials(),
-        database=state.database,
-        jaeger=state.jaeger,
-    )
-    for transport, server in TRANSPORTS.items():
-        if server is None or (server in state.entries and server not in state.absent):
-            plan.transports.append(transport)
-        else:
-            plan.absent[transport] = state.absent.get(server, f"{server} was not started: lab up {server}")
+    plan = planned(state, state_dir)
     processes: list[Process] = []
     for name in state.entries:
         if name not in state.absent:
@@ -67,6 +57,25 @@ def assemble(state: State, state_dir: StateDir, entries: Mapping[str, Entry], pr
             plan.scrapes += [scrape for process in made for scrape in process.scrapes]
             processes += made
     return processes
+
+
+def planned(state: State, state_dir: StateDir) -> Plan:
+    """What the entries render from, by what was chosen and what could be had of it."""
+    plan = Plan(
+        root=state_dir.root,
+        ports=Ports(state.port_base),
+        credentials=state_dir.credentials(),
+        database=state.database,
+        jaeger=state.jaeger,
+        tls=certificates.made(state_dir) if state.tls else None,
+        replicas=dict(state.replicas),
+    )
+    for transport, server in TRANSPORTS.items():
+        if server is None or (server in state.entries and server not in state.absent):
+            plan.transports.append(transport)
+        else:
+            plan.absent[transport] = state.absent.get(server, f"{server} was not started: lab up {server}")
+    return plan
 
 
 def provide(

@@ -4,32 +4,17 @@ The heap and the number of threads are those of a laptop. Data outlives `kill -9
 the page cache, which belongs to the system and not to the process.
 """
 
-import os
 import shlex
-from pathlib import Path
 
 from lab.targets import versions
-from lab.targets.local import java
+from lab.targets.local import maven
 from lab.targets.local.plan import Plan
 from lab.targets.local.process import Probe, Process
-from lab.targets.local.provision import Files, UnavailableError, cache
+from lab.targets.local.provision import Files
 from lab.targets.local.provision.tools import Job
 
-POM = """\
-<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>antiphon</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>
-  <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{version}</version></dependency>
-    <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>2.25.4</version></dependency>
-  </dependencies>
-</project>
-"""
-GOAL = "dependency:copy-dependencies"
-JARS = 46
 CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
 JVM = "-Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xss512k -XX:MaxDirectMemorySize=64m"
-TIDY = "-XX:-UsePerfData"  # which would leave files outside our folders
 LOGGING = """\
 Configuration:
   Appenders: {Console: {name: STDOUT, PatternLayout: {pattern: "%d{ISO8601} %-5p %c{1} %m%n"}}}
@@ -43,17 +28,25 @@ exec $KAFKA_JAVA kafka.Kafka "$KAFKA_CONFIG"
 """  # noqa: E501
 
 
+def artifacts() -> maven.Artifacts:
+    """Kafka, and what it logs with: without that it logs nothing."""
+    return maven.Artifacts(
+        name="kafka",
+        title="Kafka",
+        dependencies=(
+            ("org.apache.kafka", "kafka_2.13", versions.version("kafka")),
+            ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.4"),
+        ),
+        main="kafka_*.jar",
+        jars=46,
+        size_mb=60,
+        setting="LAB_KAFKA_LIBS",
+    )
+
+
 def provide(job: Job) -> Files:
     """The folder with Kafka's jars; `extra` names the Java that runs them."""
-    runtime = java.java(job)
-    extra = {"java": str(runtime.path), **java.environment(runtime)}
-    setting = os.environ.get("LAB_KAFKA_LIBS")
-    if setting:
-        if not any(Path(setting).glob("kafka_*.jar")):
-            raise UnavailableError(f"LAB_KAFKA_LIBS names {setting}, where no kafka_*.jar is")
-        return Files(Path(setting), "LAB_KAFKA_LIBS", extra=extra)
-    folder = cache.entry("kafka", _pom() + GOAL, lambda folder: _fetch(folder, runtime, job), job)
-    return Files(folder / "libs", f"Maven artifacts, Java from {runtime.source}", extra=extra)
+    return maven.provide(artifacts(), job)
 
 
 def processes(plan: Plan, files: Files) -> list[Process]:
@@ -62,7 +55,7 @@ def processes(plan: Plan, files: Files) -> list[Process]:
     command = (
         files.extra["java"],
         *JVM.split(),
-        TIDY,
+        maven.TIDY,
         f"-Djava.io.tmpdir={plan.root / 'tmp'}",
         f"-Dlog4j2.configurationFile={config}/log4j2.yaml",
     )
@@ -123,38 +116,3 @@ def _config(plan: Plan) -> str:
         "auto.create.topics.enable": "false",
     }
     return "".join(f"{key}={value}\n" for key, value in lines.items())
-
-
-def _pom() -> str:
-    return POM.replace("{version}", versions.version("kafka"))
-
-
-def _fetch(folder: Path, runtime: Files, job: Job) -> None:
-    """Let Maven copy the jars, with a local repository of our own that goes away again."""
-    mvn = java.maven(job, runtime)
-    pom, repository = folder / "pom.xml", folder / "repository"
-    pom.write_text(_pom())
-    got = 0
-
-    def count(line: str) -> None:
-        nonlocal got
-        if "Downloaded" in line and ".jar" in line:
-            got += 1
-            job.say(f"Maven has fetched {got} jars (Kafka has {JARS}, Maven's plugins some more)")
-
-    job.say("asking Maven for Kafka (about 60 MB)")
-    job.run(
-        [
-            *(str(mvn.path), "-B", "-f", str(pom), GOAL, "-DincludeScope=runtime"),
-            *(f"-DoutputDirectory={folder / 'libs'}", f"-Dmaven.repo.local={repository}"),
-        ],
-        env={
-            "JAVA_HOME": str(runtime.path.resolve().parents[1]),
-            "MAVEN_OPTS": f"{TIDY} -Djava.io.tmpdir={folder} {os.environ.get('MAVEN_OPTS', '')}",
-            **java.environment(runtime),
-        },
-        on_line=count,
-    )
-    if not any((folder / "libs").glob("kafka_*.jar")):
-        raise UnavailableError("Maven ended without Kafka's jars")
-    cache.remove(repository)

@@ -2,26 +2,40 @@
 
 import json
 
+from lab.targets.local import ice
 from lab.targets.local.plan import Plan
-from lab.targets.local.ports import HOST, RPC
+from lab.targets.local.ports import HOST, PARTICIPANTS, RPC
 from lab.targets.local.process import Probe, Process, Scrape
 
-PARTICIPANTS = ("inventory", "payment", "shipping", "notifications")
 SERVICES = ("orders", *PARTICIPANTS)
+OVER_HTTP = ("rest", "json_rpc", "avro_rpc")
+"""Wires whose addresses are URLs."""
 
 
-def service(plan: Plan, name: str) -> Process:
-    """One service. Brokers may come later than it: it retries by itself, and says so on /readyz."""
+def services(plan: Plan, name: str) -> list[Process]:
+    """A service: one process, or as many as the plan wants of it."""
+    return [service(plan, name, number) for number in range(1, plan.replicas.get(name, 1) + 1)]
+
+
+def service(plan: Plan, name: str, number: int = 1) -> Process:
+    """One service. Brokers may come later than it: it retries by itself, and says so on /readyz.
+
+    From the second process on it has the first one's database and its groups at the brokers, and serves no calls: a
+    caller knows one address of each peer.
+    """
     ports = plan.ports
-    spoken = [transport for transport in plan.transports if transport in RPC]
+    process = name if number == 1 else f"{name}-{number}"
+    transports = plan.transports if number == 1 else [wire for wire in plan.transports if wire not in RPC]
+    spoken = [transport for transport in transports if transport in RPC]
     listen = {"http": "front_door"} if name == "orders" else {rpc: f"{name}.{rpc}" for rpc in spoken}
+    scheme = "https" if plan.tls else "http"
     peers = {
-        peer: {rpc: (ports.url if rpc == "rest" else ports.address)(f"{peer}.{rpc}") for rpc in spoken}
+        peer: {rpc: (f"{scheme}://" if rpc in OVER_HTTP else "") + ports.address(f"{peer}.{rpc}") for rpc in spoken}
         for peer in PARTICIPANTS
     }
-    admin = f"{name}.admin"
+    admin = f"{process}.admin"
     return Process(
-        name=name,
+        name=process,
         argv=(plan.python, "-m", f"services.{name}"),
         cwd=str(plan.project),
         ports=(admin, *listen.values()),
@@ -33,16 +47,28 @@ def service(plan: Plan, name: str) -> Process:
             "LAB_ADMIN_PORT": str(ports[admin]),
             "LAB_LISTEN": json.dumps({key: ports[port] for key, port in listen.items()}),
             "LAB_PEERS": json.dumps(peers),
-            "LAB_TRANSPORTS": ",".join(plan.transports),
+            "LAB_TRANSPORTS": ",".join(transports),
             "LAB_ABSENT": json.dumps(plan.absent),
             "LAB_RABBITMQ_URL": plan.rabbitmq_url,
             "LAB_KAFKA_BOOTSTRAP": ports.address("kafka"),
+            "LAB_SQS_URL": ports.url("sqs"),
+            "LAB_REDIS_URL": plan.redis_url,
             "LAB_DATABASE_URL": plan.database_url(name),
             "LAB_ORDERS_ADMIN_URL": ports.url("orders.admin"),
             "LAB_SETTINGS_TOKEN": plan.credentials["settings_token"],
             "OTEL_EXPORTER_OTLP_ENDPOINT": ports.url("span_store"),
+            **_tls(plan),
+            **(ice.environment() if "ice" in spoken else {}),
         },
     )
+
+
+def _tls(plan: Plan) -> dict[str, str]:
+    if plan.tls is None:
+        return {}
+    files = plan.tls
+    named = {"CERTIFICATE": files.certificate, "KEY": files.key, "CA": files.authority}
+    return {f"LAB_TLS_{name}": str(path) for name, path in named.items()}
 
 
 def span_store(plan: Plan) -> Process:

@@ -18,7 +18,9 @@ BLOCK = 200
 LOWEST, HIGHEST = 1024, 32767
 TRIED_BASES = range(22000, HIGHEST - BLOCK, BLOCK)
 
-SERVICES = ("orders", "inventory", "payment", "shipping", "notifications", "carrier", "ledger")
+PARTICIPANTS = ("inventory", "payment", "shipping", "notifications")
+SERVICES = ("orders", *PARTICIPANTS, "carrier", "ledger")
+MOST = 9  # processes of one participant: their number is the last digit of their admin port
 RPC = ("rest", "grpc", "json_rpc", "thrift", "avro_rpc", "ice")
 
 OFFSETS = {
@@ -47,6 +49,12 @@ OFFSETS = {
     "redis": 41,
     "sqs": 42,
     "sqs.metrics": 43,
+    # the admin ports of a participant's further processes
+    **{
+        f"{service}-{number}.admin": 50 + 10 * row + number
+        for row, service in enumerate(PARTICIPANTS)
+        for number in range(2, MOST + 1)
+    },
     # ten ports for each service: its admin port, then one for each synchronous transport
     **{
         f"{service}.{what}": 100 + 10 * row + column

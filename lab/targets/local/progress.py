@@ -88,6 +88,20 @@ def display() -> Lines | Table:
     return Table() if sys.stderr.isatty() else Lines()
 
 
+def memory_line(status: Status) -> str:
+    """What all of it holds. Shared pages count once where that is known; the column above counts them for each."""
+    resident, held = status.rss_bytes, status.pss_bytes
+    running = sum(process.replicas for process in status.processes if process.rss_bytes)
+    if not running:  # a cluster whose kubelets this user may not ask
+        return "memory: not known"
+    shared = f" ({_mib(resident)} with shared pages counted for each)" if held is not None else ""
+    return f"memory: {_mib(resident if held is None else held)} in {running} processes{shared}"
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB"
+
+
 def print_status(status: Status) -> None:
     """`lab status` for people."""
     from rich.console import Console
@@ -102,9 +116,9 @@ def print_status(status: Status) -> None:
         many = f", {process.replicas} of them" if process.replicas > 1 else ""
         state = f"[green]ready{many}[/]" if process.ready else f"[yellow]{escape(process.reason)}[/]"
         pid = [str(process.pid or "-")] if with_pids else []
-        grid.add_row(process.name, *pid, state, f"{process.rss_bytes / 2**20:.0f} MiB")
+        grid.add_row(process.name, *pid, state, _mib(process.rss_bytes))
     console.print(grid)
-    console.print(f"{len(status.processes)} processes, {status.rss_bytes / 2**20:.0f} MiB\n")
+    console.print(memory_line(status) + "\n")
     parts = {"addresses": status.addresses, "transports": status.transports, "notes": status.notes}
     for heading, rows in parts.items():
         if rows:

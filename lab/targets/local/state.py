@@ -23,6 +23,7 @@ from lab.targets.local.process import Process
 MARK = "LAB_MARK"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+CREDENTIALS = ("settings_token", "rabbitmq_password", "postgres_password", "redis_password")
 
 
 @dataclass
@@ -44,17 +45,19 @@ class State:
     """The content of state.json: the choices of `lab up` and what came of them.
 
     `entries` are names of the table; `absent` says why one could not be had, `notes` where one came from;
-    `installable` are the Debian packages that would help.
+    `installable` are the Debian packages that would help; `replicas` how many were asked for of what is more than one.
     """
 
     port_base: int = DEFAULT_BASE
     jaeger: str = "auto"
     database: str = "sqlite"
+    tls: bool = False
     boot_id: str = ""
     entries: list[str] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     installable: list[str] = field(default_factory=list)
+    replicas: dict[str, int] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
 
 
@@ -130,14 +133,15 @@ class StateDir:
 
     def credentials(self) -> dict[str, str]:
         """Generated once per state folder: the settings token and the servers' passwords."""
+        known: dict[str, str] = {}
         with suppress(OSError, ValueError):
-            return dict(json.loads(self._credentials.read_text()))
-        self.make()
-        made = {
-            name: secrets.token_urlsafe(24) for name in ("settings_token", "rabbitmq_password", "postgres_password")
-        }
-        self.write_private(self._credentials, json.dumps(made))
-        return made
+            known = dict(json.loads(self._credentials.read_text()))
+        made = {name: secrets.token_urlsafe(24) for name in CREDENTIALS if name not in known}
+        if made:  # a folder from before a server came to the table lacks that one's
+            self.make()
+            known |= made
+            self.write_private(self._credentials, json.dumps(known))
+        return known
 
     def write_private(self, path: Path, text: str) -> None:
         """Write a file that only this user may read, in one step."""
@@ -212,4 +216,21 @@ def rss_bytes(pids: Iterable[int]) -> int:
     for pid in pids:
         with suppress(OSError):
             total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    return total
+
+
+def pss_bytes(pids: Iterable[int]) -> int | None:
+    """Like rss_bytes, with each shared page divided among those who map it; None where the kernel does not tell.
+
+    Linux does, since 4.14, to root and to the processes' own user.
+    """
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            if start_ticks(pid) is not None:
+                return None
+        else:
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
     return total

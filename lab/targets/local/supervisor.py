@@ -104,10 +104,11 @@ class Supervisor:
 
     def is_alive(self, running: Running) -> bool:
         """True while this very process runs, not merely one with its pid."""
+        alive = start_ticks(running.pid) == running.start_ticks
         child = _children.get(running.pid)
-        if child is not None and child.poll() is not None:
+        if child is not None and child.poll() is not None:  # asked last, so that what is dead has been reaped
             del _children[running.pid]
-        return start_ticks(running.pid) == running.start_ticks
+        return alive
 
     def why_not_ready(self, running: Running) -> str:
         """Empty when it is ready, else the reason."""

@@ -7,18 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from lab.targets import LabError, ProcessStatus, Progress, Status, TargetDownError, forget, remember
 from lab.targets.local import paths, prometheus
-from lab.targets.local.assembly import assemble, choose
+from lab.targets.local.assembly import assemble, choose, planned
 from lab.targets.local.ours import SERVICES
 from lab.targets.local.plan import Plan
 from lab.targets.local.ports import DEFAULT_BASE, Ports, check_free
 from lab.targets.local.process import Process
 from lab.targets.local.progress import quiet
 from lab.targets.local.servers import ENTRIES, TRANSPORTS, Entry
-from lab.targets.local.state import Running, State, StateDir, marked, rss_bytes
+from lab.targets.local.state import Running, State, StateDir, marked, pss_bytes, rss_bytes
 from lab.targets.local.supervisor import Supervisor
 
 # what a person or a script may want to reach: the port's name, and the process that has to run for it
@@ -30,8 +31,9 @@ HTTP_ADDRESSES = {
     "prometheus": ("prometheus", "prometheus"),
     "span_store": ("span_store", "spans"),
     "rabbitmq_management": ("rabbitmq.management", "rabbitmq"),
+    "sqs": ("sqs", "elasticmq"),
 }
-OTHER_ADDRESSES = ("rabbitmq", "kafka", "postgres")
+OTHER_ADDRESSES = ("rabbitmq", "kafka", "postgres", "redis")
 
 
 class LocalTarget:
@@ -70,6 +72,12 @@ class LocalTarget:
         """AMQP address with user and password."""
         plan = Plan(self._dir.root, Ports(self._running().port_base), self._dir.credentials())
         return plan.rabbitmq_url
+
+    @property
+    def redis_url(self) -> str:
+        """Address with the password."""
+        plan = Plan(self._dir.root, Ports(self._running().port_base), self._dir.credentials())
+        return plan.redis_url
 
     @property
     def installable(self) -> list[str]:
@@ -115,6 +123,7 @@ class LocalTarget:
         port_base: int | None = None,
         jaeger: str = "auto",
         database: str = "sqlite",
+        tls: bool = False,
         progress: Progress = quiet,
     ) -> Status:
         """Start the named entries of the table (all default ones if none), and wait until they are ready.
@@ -137,6 +146,7 @@ class LocalTarget:
                 state = State(port_base=ports.base, database=database)
                 self._dir.rotate_logs()
             state.jaeger = jaeger
+            state.tls = state.tls or tls
             state.entries = [name for name in self._entries if name in wanted or name in state.entries]
             processes = assemble(state, self._dir, self._entries, progress)
             changed = [process.name for process in processes if _told_otherwise(process, state)]
@@ -145,8 +155,9 @@ class LocalTarget:
             check_free(Ports(state.port_base), [port for process in missing for port in process.ports])
             with self._undone_on_failure(state, [process.name for process in missing], progress):
                 self._supervisor.start(missing, state, progress)
+            if not any(process.name == "prometheus" for process in missing):
+                self._rescrape(state)
             self._dir.save(state)
-            self._rescrape(state, processes, missing)
         remember(self.state_dir, self.name)
         return self.status()
 
@@ -189,8 +200,38 @@ class LocalTarget:
         return self.status()
 
     def scale(self, name: str, replicas: int, *, progress: Progress = quiet) -> Status:
-        """Refused: ports and data folders are those of one process each."""
-        raise LabError("the local target runs one process of each: scaling needs Kubernetes (make kind-up)")
+        """Run so many processes of a participant, dead ones too, and wait until they are ready.
+
+        They share its messages and its database; calls go to the first alone, and Redis pub/sub gives each a copy, of
+        which the inbox lets one have an effect. If one does not become ready, those that this call started are ended
+        again. The number holds until `lab down`.
+        """
+        self._check_scale(name, replicas)
+        with self._dir.lock():
+            state = self._running()
+            if name not in state.running:
+                raise LabError(f"{name} does not run: lab up {name}")
+            before, count = dict(state.running), state.replicas.get(name, 1)
+            state.replicas[name] = self._entries[name].most
+            possible = self._entries[name].processes(planned(state, self._dir), None)
+            state.replicas[name] = replicas
+            wanted, surplus = possible[:replicas], possible[replicas:]
+            alive = {each for each, running in before.items() if self._supervisor.is_alive(running)}
+            missing = [process for process in wanted if process.name not in alive]
+            self._supervisor.stop([process.name for process in (*surplus, *missing)], state, progress)
+            try:
+                check_free(Ports(state.port_base), [port for process in missing for port in process.ports])
+                with self._undone_on_failure(state, [process.name for process in missing], progress):
+                    self._supervisor.start(missing, state, progress)
+            except BaseException:
+                state.replicas[name] = count
+                dead = {p.name: before[p.name] for p in missing if p.name in before}
+                state.running = {**dead, **state.running}  # they stay listed, as not running
+                raise
+            finally:
+                self._rescrape(state)
+                self._dir.save(state)
+        return self.status()
 
     def forward(self, say: Callable[[str], None]) -> None:
         """Refused: there is nothing to bring nearer."""
@@ -212,6 +253,7 @@ class LocalTarget:
                 ready=not reasons[name],
                 rss_bytes=rss_bytes(pids.get(name, [])),
                 reason=reasons[name],
+                pss_bytes=pss_bytes(pids.get(name, [])),
             )
             for name, running in state.running.items()
         ]
@@ -221,10 +263,10 @@ class LocalTarget:
             addresses=_addresses(state),
             processes=processes,
             transports={
-                transport: _calls(processes) if server is None else _transport(server, state, reasons)
+                transport: _calls(processes) if server is None else _transport(server, state, reasons, processes)
                 for transport, server in TRANSPORTS.items()
             },
-            notes={**state.notes, **state.absent},
+            notes={**state.notes, **state.absent, **_scaled(state)},
         )
 
     def _running(self) -> State:
@@ -232,6 +274,17 @@ class LocalTarget:
         if not state.running:
             raise TargetDownError("the lab is not running: lab up starts it")
         return state
+
+    def _check_scale(self, name: str, replicas: int) -> None:
+        """Raise LabError for what cannot be several, or not so many."""
+        several = [each for each, entry in self._entries.items() if entry.most > 1]
+        if name not in self._entries:
+            raise LabError(unknown("process", name, several))
+        if name not in several:
+            raise LabError(f"{name} stays one process on the local target: there can be more of {', '.join(several)}")
+        most = self._entries[name].most
+        if not 1 <= replicas <= most:
+            raise LabError(f"there are ports for 1 to {most} processes of {name}, not for {replicas}")
 
     def _known(self, state: State, name: str) -> Running:
         if name not in state.running:
@@ -264,13 +317,15 @@ class LocalTarget:
                 self._dir.forget()
             raise
 
-    def _rescrape(self, state: State, processes: Iterable[Process], started: Sequence[Process]) -> None:
-        """Tell a Prometheus that ran before about the processes that came since."""
-        for process in processes:
-            if process.name == "prometheus" and process not in started:
-                text = process.files[prometheus.CONFIG]
-                self._dir.write_private(self._dir.root / prometheus.CONFIG, text)
-                self._supervisor.kill(state.running["prometheus"], signal.SIGHUP)
+    def _rescrape(self, state: State) -> None:
+        """Tell a Prometheus that ran before about the processes that came and went since."""
+        if "prometheus" not in state.running:
+            return
+        running = state.running["prometheus"]
+        text = prometheus.config([scrape for each in state.running.values() for scrape in each.process.scrapes])
+        running.process = replace(running.process, files={**running.process.files, prometheus.CONFIG: text})
+        self._dir.write_private(self._dir.root / prometheus.CONFIG, text)
+        self._supervisor.kill(running, signal.SIGHUP)
 
 
 def unknown(what: str, word: str, known: Iterable[str]) -> str:
@@ -293,6 +348,14 @@ def _settings(process: Process) -> dict[str, str]:
     return {name: value for name, value in process.env.items() if name.startswith(("LAB_", "OTEL_"))}
 
 
+def _scaled(state: State) -> dict[str, str]:
+    return {
+        name: f"{count} processes share its messages; Redis pub/sub gives each a copy, calls go to the first alone"
+        for name, count in state.replicas.items()
+        if count > 1
+    }
+
+
 def _addresses(state: State) -> dict[str, str]:
     ports = Ports(state.port_base)
     running = state.running
@@ -309,9 +372,11 @@ def _calls(processes: Sequence[ProcessStatus]) -> str:
     return f"absent: {', '.join(away)} not running" if away else "ready"
 
 
-def _transport(server: str, state: State, reasons: Mapping[str, str]) -> str:
+def _transport(server: str, state: State, reasons: Mapping[str, str], processes: Sequence[ProcessStatus]) -> str:
     if server in state.running:
         return reasons[server] or "ready"
+    if server in state.entries and server not in state.absent:  # no process of its own: a library
+        return _calls(processes)
     return f"absent: {state.absent.get(server, 'not started')}"
 
 
