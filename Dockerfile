@@ -15,6 +15,18 @@ RUN python3 -m pip install --no-cache-dir --no-compile --no-deps --only-binary :
     && rm -rf /vendor/bin /vendor/plotly* /vendor/_plotly_utils /vendor/narwhals* \
     && find /vendor -type d -name tests -prune -exec rm -rf {} + \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /vendor
+# Ice has no wheel for Linux, but Debian 12's package fits any Python 3.11. It is not installed, which would bring Debian's
+# Python along: its modules go beside the others, its libraries to where the loader looks. Empty: an image without Ice,
+# for a base that has no apt or another Python.
+ARG ICE_PACKAGES="python3-zeroc-ice=3.7.8-* libzeroc-ice3.7=3.7.8-* libmcpp0"
+RUN mkdir -p /ice/usr/lib /tmp/ice && cd /tmp/ice && if [ -n "$ICE_PACKAGES" ]; then \
+      apt-get update -qq && apt-get download -qq $ICE_PACKAGES && for package in *.deb; do dpkg -x "$package" . || exit 1; done \
+      && mv usr/lib/python3/dist-packages/Ice usr/lib/python3/dist-packages/IcePy.*.so /vendor \
+      && for folder in usr/lib/*-linux-*; do \
+           mkdir "/ice/$folder" && for name in mcpp Ice IceSSL IceDiscovery IceLocatorDiscovery; do \
+             cp -P "$folder"/lib"$name".so.* "/ice/$folder" || exit 1; done; done \
+      && python3 -W ignore -m compileall -q --invalidation-mode unchecked-hash /vendor/Ice \
+      && cp -RP /ice/. / && PYTHONPATH=/vendor python3 -W ignore -c 'import Ice'; fi
 COPY lab /app/lab
 COPY load /app/load
 COPY services /app/services
@@ -29,6 +41,7 @@ RUN python3 -c 'import pathlib, shutil, sys; [shutil.rmtree(path, ignore_errors=
     && { command -v python >/dev/null || ln -s "$(command -v python3)" /usr/local/bin/python; } \
     && groupadd --gid 10001 antiphon \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin antiphon
+COPY --from=build /ice /
 COPY --from=build /vendor /vendor
 COPY --from=build /app /app
 # gRPC's own resolver would also ask whatever is behind the cluster's DNS for a short name, and wait for that answer

@@ -120,6 +120,8 @@ def _choice(choice: Choice) -> build.QueryVariable:
         .multi(multi=not choice.single)
         .include_all(include_all=not choice.single)
     )
+    if choice.everything:
+        built.all_value(choice.everything)
     return built if choice.single else built.current(dashboard.VariableOption(text=["All"], value=["$__all"]))
 
 

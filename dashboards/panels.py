@@ -71,12 +71,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A variable whose values are those that ``label`` has on ``metric``; several and All, or ``single``."""
+    """A variable whose values are those that ``label`` has on ``metric``; several and All, or ``single``.
+
+    ``everything`` is the regular expression that All stands for; empty: all values, one by one.
+    """
 
     name: str
     metric: str
     label: str
     single: bool = False
+    everything: str = ""
 
     @property
     def query(self) -> str:
@@ -96,7 +100,8 @@ STYLE = Choice("style", f"{c.METRIC_ORDERS}_total", c.LABEL_STYLE)
 TRANSPORT = Choice("transport", f"{c.METRIC_ORDERS}_total", c.LABEL_TRANSPORT)
 SERVICE = Choice("service", f"{c.METRIC_SPANS_STARTED}_total", c.LABEL_SERVICE)
 SYSTEM = Choice("system", c.METRIC_OLDEST_MESSAGE, c.LABEL_SYSTEM)
-DESTINATION = Choice("destination", c.METRIC_OLDEST_MESSAGE, c.LABEL_DESTINATION)
+# a queue of SQS may not be called like its channel, so that All must not be a list of channels
+DESTINATION = Choice("destination", c.METRIC_OLDEST_MESSAGE, c.LABEL_DESTINATION, everything=".*")
 
 SPAN_STORE = Text("span_store", "Span store", "http://127.0.0.1:30082")
 JAEGER = Text("jaeger", "Jaeger", "http://127.0.0.1:30086")

@@ -70,6 +70,8 @@ def _filled(expr: str, values: dict[Choice, list[str]]) -> Iterator[tuple[str, s
 
 
 def _all(choice: Choice, values: list[str]) -> str:
+    if choice.everything:
+        return choice.everything
     return _escaped(values[0]) if choice.single and values else f"({'|'.join(map(_escaped, values))})"
 
 

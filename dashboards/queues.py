@@ -14,7 +14,7 @@ QUEUE = 'queue=~"$service[.]$destination"'
 BY_EDGE = f"{c.LABEL_SYSTEM}, {c.LABEL_SOURCE}, {c.LABEL_SERVICE}"
 BY_SERVICE = f"{c.LABEL_SYSTEM}, {c.LABEL_SERVICE}"
 EDGE_LEGEND = "{{messaging_system}}: {{source}} to {{service}}"
-A_LOG = ("rabbitmq", "only a log has a lag; the depth of its queues is RabbitMQ's")
+A_LOG = ("rabbitmq|aws_sqs|redis|redis_pubsub", "only a log has a lag; the depth of its queues is RabbitMQ's")
 
 WAITING = Row(
     "How long do messages wait?",
@@ -129,6 +129,19 @@ HANDLING = Row(
             f"{{{{{c.LABEL_REASON}}}}} {READER_LEGEND}",
         ),
         Query(f'sum by (queue) ({foreign.QUEUE_MESSAGES}{{queue=~".*[.]dead"}})', "in {{queue}}"),
+        warn=1,
+    ),
+    graph(
+        "Lost: what nobody will get",
+        "Messages that a group will not get, since the services started: published over Redis pub/sub while it did not "
+        "listen, or taken out of a stream before they were handled. At most once means this. Each belongs to an order "
+        "that is stuck.",
+        "short",
+        Query(
+            f"sum by ({BY_READER}) ({c.METRIC_UNDELIVERED}_total{{{EXACT}}})",
+            READER_LEGEND,
+            zero="only Redis can lose what was published",
+        ),
         warn=1,
     ),
 )

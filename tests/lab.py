@@ -20,14 +20,25 @@ ORDER = {
 }
 SERVICES = ("orders", "inventory", "payment", "shipping", "notifications")
 PARTICIPANTS = SERVICES[1:]
-SYNCHRONOUS = [("request_response", "rest"), ("request_response", "grpc")]
-ASYNCHRONOUS = [("choreography", "rabbitmq"), ("choreography", "kafka")]
+CALLS = ("rest", "grpc", "json_rpc", "thrift", "avro_rpc", "ice")
+SYNCHRONOUS = [("request_response", transport) for transport in CALLS]
+CHOREOGRAPHIES = [("choreography", transport) for transport in ("rabbitmq", "kafka", "redis_streams")]
+QUEUES = [("message_queue", transport) for transport in ("rabbitmq", "kafka", "sqs", "redis_streams")]
+ASYNCHRONOUS = [*CHOREOGRAPHIES, *QUEUES]
+"""Those that lose nothing of what was accepted."""
+AT_MOST_ONCE = [("choreography", "redis_pubsub")]
 ENDS = {"completed", "rejected"}
 FIGURES = {
-    ("request_response", "rest"): (1, 9, 0),
-    ("request_response", "grpc"): (1, 9, 0),
+    **dict.fromkeys(SYNCHRONOUS, (1, 9, 0)),
+    ("request_response", "json_rpc"): (1, 17, 0),
     ("choreography", "rabbitmq"): (1, 40, 11),
     ("choreography", "kafka"): (1, 51, 22),
+    ("choreography", "redis_streams"): (1, 51, 22),
+    ("choreography", "redis_pubsub"): (1, 29, 11),
+    ("message_queue", "rabbitmq"): (1, 34, 8),
+    ("message_queue", "kafka"): (1, 42, 16),
+    ("message_queue", "sqs"): (1, 42, 16),
+    ("message_queue", "redis_streams"): (1, 42, 16),
 }
 """Traces, spans and links of an order that goes well and has the lab to itself."""
 T = TypeVar("T")
@@ -177,17 +188,12 @@ def assert_figures(lab: Lab[Any], style: str, transport: str) -> None:
         raise
 
 
-async def place_again(lab: Lab[Any], style: str, transport: str, unanswered: list[str]) -> list[str]:
+async def place_again(lab: Lab[Any], unanswered: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a client does that got no answer: the same request with the same Idempotency-Key. Gives the order ids."""
     async with httpx.AsyncClient(base_url=lab.addresses["front_door"], trust_env=False, timeout=30) as client:
         ids = []
-        for key in unanswered:
-            answer = await client.post(
-                "/orders",
-                params={"style": style, "transport": transport},
-                json=ORDER,
-                headers={"idempotency-key": key},
-            )
+        for order in unanswered:
+            answer = await _place(client, order["flow"], order["key"])
             document = answer.json()
             ids.append(document.get("id") or document["order_id"])
         return ids
@@ -195,31 +201,26 @@ async def place_again(lab: Lab[Any], style: str, transport: str, unanswered: lis
 
 async def burst(
     lab: Lab[Any],
-    style: str,
-    transport: str,
+    flows: Sequence[tuple[str, str]],
     count: int,
     *,
     halfway: Callable[[], Awaitable[None]],
     rate_per_s: float = 25,
 ) -> list[dict[str, Any]]:
-    """Place ``count`` orders at a rate and run ``halfway`` beside them after half of them.
+    """Place ``count`` orders at a rate, through ``flows`` by turns, and run ``halfway`` beside them after half of them.
 
-    Gives each order's Idempotency-Key, and ``order_id`` and ``status`` as far as an answer came: ``status`` 0 is a
-    connection that ended without one.
+    Gives each order's flow and Idempotency-Key, and ``order_id`` and ``status`` as far as an answer came: ``status`` 0
+    is a connection that ended without one.
     """
 
-    async def one(client: httpx.AsyncClient, key: str) -> dict[str, Any]:
+    async def one(client: httpx.AsyncClient, flow: tuple[str, str]) -> dict[str, Any]:
+        order = {"flow": flow, "key": str(uuid.uuid4()), "status": 0, "order_id": None}
         try:
-            answer = await client.post(
-                "/orders",
-                params={"style": style, "transport": transport},
-                json=ORDER,
-                headers={"idempotency-key": key},
-            )
+            answer = await _place(client, flow, order["key"])
         except httpx.TransportError as error:
-            return {"key": key, "status": 0, "order_id": None, "error": repr(error)}
+            return {**order, "error": repr(error)}
         document = answer.json()
-        return {"key": key, "status": answer.status_code, "order_id": document.get("id") or document.get("order_id")}
+        return {**order, "status": answer.status_code, "order_id": document.get("id") or document.get("order_id")}
 
     async with httpx.AsyncClient(
         base_url=lab.addresses["front_door"], trust_env=False, timeout=15, limits=httpx.Limits(max_connections=200)
@@ -229,12 +230,19 @@ async def burst(
         for number in range(count):
             if number == count // 2:
                 disturbance = asyncio.create_task(halfway())
-            tasks.append(asyncio.create_task(one(client, str(uuid.uuid4()))))
+            tasks.append(asyncio.create_task(one(client, flows[number % len(flows)])))
             await asyncio.sleep(1 / rate_per_s)
         placed = await asyncio.gather(*tasks)
         if disturbance is not None:
             await disturbance
         return list(placed)
+
+
+async def _place(client: httpx.AsyncClient, flow: tuple[str, str], key: str) -> httpx.Response:
+    style, transport = flow
+    return await client.post(
+        "/orders", params={"style": style, "transport": transport}, json=ORDER, headers={"idempotency-key": key}
+    )
 
 
 def walk(spans: list[dict[str, Any]], span: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -35,7 +35,7 @@ def test_a_backend_that_cannot_be_reached_is_a_pod_that_is_not_ready_and_says_wh
     kube: Kube, cluster_lab: ClusterLab, elsewhere: str
 ) -> None:
     keys = ("settings-token", "postgres-username", "postgres-password", "rabbitmq-username", "rabbitmq-password",
-            "rabbitmq-erlang-cookie")  # fmt: skip
+            "rabbitmq-erlang-cookie", "redis-username", "redis-password")  # fmt: skip
     kube.run(
         "kubectl", "-n", elsewhere, "create", "secret", "generic", "mine", *(f"--from-literal={key}=x1" for key in keys)
     )

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.cluster.lab import CHART, ClusterLab, Kube
-from tests.lab import FIGURES
+from tests.lab import CALLS, FIGURES
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -35,7 +35,7 @@ def arrows() -> Iterator[Arrow]:
         for who in row["from"]:
             for whom in row["to"]:
                 for port in row["ports"]:
-                    for name in ("rest", "grpc") if port == "rpc" else (port,):
+                    for name in CALLS if port == "rpc" else (port,):
                         yield who, whom, name
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.cluster.lab import ClusterLab
-from tests.dashboards.running import broken_rules, empty, load
+from tests.dashboards.running import broken_rules, missing_after_load
 from tests.lab import FIGURES, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -11,11 +11,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 def test_every_query_of_every_board_has_data(lab: ClusterLab) -> None:
     """What may be empty says why beside its panel."""
-    load(lab, list(FIGURES))
-    prometheus = lab.addresses["prometheus"]
-    if empty(prometheus):  # the next scrapes bring the rest
-        eventually(lambda: not empty(prometheus), "every query has data", 60)
-    assert empty(prometheus) == []
+    assert missing_after_load(lab, list(FIGURES)) == []
 
 
 def test_prometheus_judges_every_rule(lab: ClusterLab) -> None:

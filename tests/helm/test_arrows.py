@@ -96,15 +96,17 @@ def test_what_is_elsewhere_is_reached_by_its_ports() -> None:
         *(ON, "secret.existing=mine", r"backends.kafka.external=one.example:9093\,two.example:9094"),
         *("backends.jaeger.external=https://jaeger.example", "backends.jaeger.externalOtlp=jaeger.example:4317"),
         "backends.rabbitmq.external=amqps://broker.example:5671/lab",
+        "backends.redis.external=rediss://redis.example:6380",
+        "backends.elasticmq.external=https://sqs.eu-west-1.amazonaws.com",
     )
     policies = of(objects, "NetworkPolicy")
-    assert not {"kafka", "jaeger", "rabbitmq"} & set(policies)
+    assert not {"kafka", "jaeger", "rabbitmq", "redis", "elasticmq"} & set(policies)
 
     def outside(name: str) -> set[int]:
         rules = policies[name]["spec"]["egress"]
         return {port["port"] for rule in rules if "to" not in rule for port in rule["ports"]} - {53}
 
-    assert outside("payment") == {9093, 9094, 5671}
+    assert outside("payment") == {9093, 9094, 5671, 6380, 443}
     assert outside("otel-collector") == {4317}
     assert outside("grafana") == {443}
     assert outside("postgres") == set()

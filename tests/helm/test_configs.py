@@ -1,19 +1,26 @@
 """The files that the servers are given: the programs themselves accept them, where they are at hand."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
+from redis import Redis
 
 from lab.targets import versions
-from lab.targets.local import jaeger, kafka, prometheus, rabbitmq
+from lab.targets.local import elasticmq, jaeger, kafka, prometheus, rabbitmq, redis
 from lab.targets.local.paths import cache_root
-from lab.targets.local.provision import golang
+from lab.targets.local.ports import free_block
+from lab.targets.local.progress import quiet
+from lab.targets.local.provision import debian, golang
+from lab.targets.local.provision.tools import Job
 from services.telemetry import conventions
 from tests.helm.chart import CHART, SERVICES, common, environment, files, helm, of, pods, render
 
@@ -243,6 +250,46 @@ def test_rabbitmqs_preparation(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "definitions.json").read_text())["users"][0]["password"] == password
 
 
+@pytest.mark.live
+def test_redis_starts_with_its_password_and_its_probes_hold(tmp_path: Path) -> None:
+    """The script and the configuration themselves, run on a port and in a folder of the test's. Whatever stands in
+    the password, it opens, for the user of that name too; it is no argument; a probe that lacks it fails."""
+    program = redis.provide(Job("redis", quiet))
+    tools = program.path.parent
+    mounted = files(render(), "redis")
+    password = 'with "quotes", \\ and $dollars'
+    library_path = debian.library_path(program.root) if program.root else os.environ.get("LD_LIBRARY_PATH", "")
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "LD_LIBRARY_PATH": library_path}
+    secret = {"REDIS_USERNAME": "lab", "REDIS_PASSWORD": password}
+    with free_block() as ports:
+        port = str(ports["redis"])
+        for path, text in mounted.items():
+            moved = re.sub("/etc/redis|/data", str(tmp_path), text)
+            (tmp_path / Path(path).name).write_text(moved.replace("port 6379", f"bind 127.0.0.1\nport {port}"))
+        container = pods(render())["redis"]["containers"][0]
+        server = subprocess.Popen([*container["args"][:1], str(tmp_path / "start.sh")], env={**env, **secret})
+        try:
+            probe = container["readinessProbe"]["exec"]["command"]
+            assert probe == container["startupProbe"]["exec"]["command"]
+            probe = [probe[0], "-p", port, *probe[1:]]
+            deadline = time.monotonic() + 20
+            while subprocess.run(probe, env={**env, "REDISCLI_AUTH": password}, check=False).returncode:
+                assert time.monotonic() < deadline, "Redis is not ready"
+                time.sleep(0.05)
+            assert subprocess.run(probe, env=env, check=False).returncode
+            assert subprocess.run(probe, env={**env, "REDISCLI_AUTH": "wrong"}, check=False).returncode
+            assert password.encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+            with Redis(port=int(port), username="lab", password=password) as client:
+                assert client.config_get("appendfsync") == {"appendfsync": "always"}
+                assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+                assert client.config_get("maxmemory") == {"maxmemory": str(64 << 20)}
+                assert client.acl_whoami() == "lab"
+        finally:
+            server.terminate()
+            assert server.wait(10) == 0
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"quotes" in path.read_bytes()]
+
+
 def test_kafka_says_what_matters() -> None:
     """Its own translation of KAFKA_LOG4J_* loses the appender: a file of ours is used instead."""
     logging = yaml.safe_load(files(render(), "kafka")["/etc/kafka/docker/log4j2.yaml"])["Configuration"]
@@ -260,6 +307,77 @@ def test_kafkas_heap_fits_its_memory() -> None:
         assert int(heap[1]) * 2 <= int(limit.removesuffix("Mi"))
 
 
+def test_elasticmq_keeps_what_it_accepts() -> None:
+    """On its volume, written before the answer: the local target's own settings of the database."""
+    (config,) = files(render(), "elasticmq").values()
+    assert f"jdbc:h2:file:/data/elasticmq;{elasticmq.DATABASE}" in config
+    assert pods(render())["elasticmq"]["containers"][0]["volumeMounts"][-1] == {"name": "data", "mountPath": "/data"}
+
+
+@pytest.mark.live
+def test_elasticmq_starts_with_its_configuration_and_its_probes_hold(tmp_path: Path) -> None:
+    """The file itself, run on a port and in a folder of the test's, with the options of its environment; a queue is
+    there again after a kill."""
+    program = elasticmq.provide(Job("elasticmq", quiet))
+    container = pods(render())["elasticmq"]["containers"][0]
+    (text,) = files(render(), "elasticmq").values()
+    path = container["readinessProbe"]["httpGet"]["path"]
+    assert path == container["startupProbe"]["httpGet"]["path"]
+    options = environment(render(), "elasticmq")["JAVA_TOOL_OPTIONS"]
+    java = {"JAVA_TOOL_OPTIONS": options, "LD_LIBRARY_PATH": program.extra.get("LD_LIBRARY_PATH", "")}
+    with free_block() as ports:
+        config = tmp_path / "elasticmq.conf"
+        config.write_text(text.replace("/data", str(tmp_path)).replace("9324", str(ports["sqs"])))
+        command = [program.extra["java"], f"-Dconfig.file={config}", "-cp", f"{program.path}/*"]
+
+        def ask(what: str) -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{ports['sqs']}{what}", timeout=5) as answer:
+                return answer.read().decode()
+
+        for attempt in range(2):
+            server = subprocess.Popen([*command, "org.elasticmq.server.Main"], env={**os.environ, **java})
+            try:
+                deadline = time.monotonic() + 30
+                while True:
+                    with contextlib.suppress(OSError):
+                        ask(path)
+                        break
+                    assert time.monotonic() < deadline, "ElasticMQ is not ready"
+                    time.sleep(0.05)
+                if attempt == 0:
+                    ask("/?Action=CreateQueue&QueueName=kept")
+                    server.kill()
+                while attempt and "/kept<" not in ask("/?Action=ListQueues"):
+                    assert time.monotonic() < deadline, "the queue is gone"
+                    time.sleep(0.05)
+            finally:
+                server.terminate()
+                assert server.wait(10) in {-9, 143}
+
+
+def test_elasticmqs_heap_fits_its_memory() -> None:
+    """The heap is not all that Java takes."""
+    heap = re.search(r"-Xmx(\d+)m", environment(render(), "elasticmq")["JAVA_TOOL_OPTIONS"])
+    limit = pods(render())["elasticmq"]["containers"][0]["resources"]["limits"]["memory"]
+    assert heap
+    assert int(heap[1]) * 2 <= int(limit.removesuffix("Mi"))
+
+
+def test_amazons_queues_need_keys_and_a_region() -> None:
+    """They come with clientEnv, out of a Secret; ElasticMQ is then not run."""
+    objects = render(
+        *("secret.existing=mine", "backends.elasticmq.external=https://sqs.eu-west-1.amazonaws.com"),
+        "backends.elasticmq.clientEnv.AWS_REGION=eu-west-1",
+        "backends.elasticmq.clientEnv.AWS_SECRET_ACCESS_KEY.secretKey=aws-secret-access-key",
+    )
+    assert "elasticmq" not in pods(objects)
+    env = {each["name"]: each for each in pods(objects)["payment"]["containers"][0]["env"]}
+    assert env["LAB_SQS_URL"]["value"] == "https://sqs.eu-west-1.amazonaws.com"
+    assert env["AWS_REGION"]["value"] == "eu-west-1"
+    reference = env["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]
+    assert reference == {"name": "mine", "key": "aws-secret-access-key"}
+
+
 def test_the_databases_are_the_services() -> None:
     """Made, where they are missing, at every start."""
     script = files(render(), "postgres")["/etc/antiphon/databases.sh"]
@@ -274,5 +392,7 @@ def test_one_versions_file_for_both_targets() -> None:
     for name, spec in pods(render()).items():
         if name in table:
             assert spec["containers"][0]["image"] == f"{table[name]['image']}:{table[name]['version']}"
-    assert f"<version>{table['kafka']['version']}</version>" in kafka._pom()
+    for recipe in (elasticmq, kafka):
+        made = recipe.artifacts()
+        assert f"<version>{table[made.name]['version']}</version>" in made.pom
     assert golang.version() == f"v{table['jaeger']['version']}"

@@ -152,8 +152,9 @@ def test_the_services_are_told_what_the_local_target_tells() -> None:
     from lab.targets.local import ours
     from lab.targets.local.plan import Plan
     from lab.targets.local.ports import Ports
+    from lab.targets.local.state import CREDENTIALS
 
-    plan = Plan(Path("/state"), Ports(), {"rabbitmq_password": "", "settings_token": ""}, transports=["rest", "grpc"])
+    plan = Plan(Path("/state"), Ports(), dict.fromkeys(CREDENTIALS, ""), transports=["rest", "grpc"])
     for name in SERVICES:
         container = pods(render())[name]["containers"][0]
         told = {each["name"] for each in container["env"] if each["name"].startswith(("LAB_", "OTEL_"))}
@@ -169,17 +170,21 @@ def test_a_services_environment() -> None:
     )
     assert env["LAB_RABBITMQ_URL"] == "amqp://$(RABBITMQ_USERNAME):$(RABBITMQ_PASSWORD)@rabbitmq:5672/"
     assert env["LAB_KAFKA_BOOTSTRAP"] == "kafka:9092"
-    assert env["LAB_LISTEN"] == '{"grpc":50051,"rest":8080}'
-    assert env["LAB_TRANSPORTS"] == "grpc,kafka,rabbitmq,rest"
+    assert env["LAB_SQS_URL"] == "http://elasticmq:9324"
+    assert env["LAB_REDIS_URL"] == "redis://$(REDIS_USERNAME):$(REDIS_PASSWORD)@redis:6379/0"
+    wires = {"rest": 8080, "grpc": 50051, "json_rpc": 8081, "thrift": 9090, "avro_rpc": 8082, "ice": 10000}
+    assert json.loads(env["LAB_LISTEN"]) == wires
+    assert set(env["LAB_TRANSPORTS"].split(",")) >= {*wires, "kafka", "rabbitmq", "redis_streams", "redis_pubsub"}
     assert env["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector:4318"
 
 
 def test_a_transport_that_does_not_run_says_why() -> None:
     """The front door passes the reason on."""
     env = environment(render(profile="mini"), "orders")
-    assert env["LAB_TRANSPORTS"] == "grpc,rabbitmq,rest"
+    assert not {"kafka", "redis_streams", "redis_pubsub"} & set(env["LAB_TRANSPORTS"].split(","))
     assert "backends.kafka.enabled" in env["LAB_ABSENT"]
-    assert "LAB_KAFKA_BOOTSTRAP" not in env
+    assert json.loads(env["LAB_ABSENT"])["redis_pubsub"] == "there is no redis here (backends.redis.enabled)"
+    assert not {"LAB_KAFKA_BOOTSTRAP", "LAB_REDIS_URL"} & set(env)
 
 
 def test_a_registry_stands_before_every_image() -> None:
@@ -202,7 +207,7 @@ def test_data_outlives_its_pod() -> None:
     claims = {name for name, each in of(objects, "StatefulSet").items() if each["spec"].get("volumeClaimTemplates")} | {
         name.removeprefix("data-") for name in of(objects, "PersistentVolumeClaim")
     }
-    assert claims == {"rabbitmq", "kafka", "postgres", "prometheus", "spans"}
+    assert claims == {"rabbitmq", "kafka", "redis", "elasticmq", "postgres", "prometheus", "spans"}
     assert of(objects, "Deployment")["spans"]["spec"]["strategy"] == {"type": "Recreate"}
     for each in of(objects, "PersistentVolumeClaim").values():
         assert each["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"

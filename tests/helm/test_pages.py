@@ -29,7 +29,7 @@ def test_every_key_of_the_secret_is_named() -> None:
     """Who brings a Secret must know what to put into it."""
     names = (CHART / "templates/_names.tpl").read_text().partition('define "antiphon.secretKeys" -}}\n')[2]
     keys = names.splitlines()[0].split(",")
-    assert len(keys) == 7
+    assert len(keys) == 9
     assert all(f"`{key}`" in PAGE for key in keys)
 
 

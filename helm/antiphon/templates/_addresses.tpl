@@ -31,6 +31,12 @@
 {{ $url.scheme }}://$(RABBITMQ_USERNAME):$(RABBITMQ_PASSWORD)@{{ $url.host }}{{ $url.path | default "/" }}{{ with $url.query }}?{{ . }}{{ end }}
 {{- end }}
 
+{{/* root: Redis, with the user that the environment has. */}}
+{{- define "antiphon.redisUrl" -}}
+{{- $url := urlParse (include "antiphon.url" (list . "redis" "redis") | replace "http://" "redis://") -}}
+{{ $url.scheme }}://$(REDIS_USERNAME):$(REDIS_PASSWORD)@{{ $url.host }}{{ $url.path | default "/0" }}
+{{- end }}
+
 {{/* root with .Component: that service's own database. */}}
 {{- define "antiphon.databaseUrl" -}}
 {{- $url := urlParse (include "antiphon.url" (list . "postgres" "postgres")) -}}

@@ -51,7 +51,8 @@
 {{- $addresses := dict -}}
 {{- range $transport, $its := $running -}}
 {{- if $its.port -}}
-{{- $_ := set $addresses $transport (printf "%s%s:%d" (ternary (printf "%s://" $its.scheme) "" (not (empty $its.scheme))) $peer (int $its.port)) -}}
+{{- $scheme := ternary "https" $its.scheme (and $root.Values.tls.enabled (eq ($its.scheme | default "") "http")) -}}
+{{- $_ := set $addresses $transport (printf "%s%s:%d" (ternary (printf "%s://" $scheme) "" (not (empty $scheme))) $peer (int $its.port)) -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $peers $peer $addresses -}}
@@ -74,6 +75,11 @@
       "LAB_ABSENT" (toJson $absent)
       "LAB_ORDERS_ADMIN_URL" (printf "http://orders:%d" (int $root.Values.services.orders.ports.admin))
       "LAB_SETTINGS_TOKEN" (dict "secretKey" "settings-token")) -}}
+{{- if $root.Values.tls.enabled -}}
+{{- range $what, $file := dict "CERTIFICATE" "tls.crt" "KEY" "tls.key" "CA" "ca.crt" -}}
+{{- $_ := set $env (printf "LAB_TLS_%s" $what) (printf "/etc/antiphon/tls/%s" $file) -}}
+{{- end -}}
+{{- end -}}
 {{- if not (include "antiphon.used" (list $root "postgres")) -}}
 {{- fail "backends.postgres: the services need a database: set enabled, or external" -}}
 {{- end -}}

@@ -107,5 +107,5 @@ helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
 
 {{/* The keys of the generated Secret. */}}
 {{- define "antiphon.secretKeys" -}}
-settings-token,rabbitmq-username,rabbitmq-password,rabbitmq-erlang-cookie,postgres-username,postgres-password,grafana-password
+settings-token,rabbitmq-username,rabbitmq-password,rabbitmq-erlang-cookie,postgres-username,postgres-password,redis-username,redis-password,grafana-password
 {{- end }}
