@@ -13,7 +13,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 # the package managers wait for the network most of the time, so servers and Python packages are fetched side by side
-demo: ## start the lab, drive load through four flows, print the comparison, leave the lab up
+demo: ## start the lab, drive load through five flows, print the comparison, leave the lab up
 	@$(PYTHON) -m lab.targets.local.fetch & servers=$$!; $(MAKE) setup || { kill $$servers; exit 1; }; wait $$servers || true
 	$(BIN)/lab demo $(ARGS)
 test: lint test-fast test-local test-live test-cluster ## lint, then every test; each part ends with what was skipped and why
@@ -49,10 +49,10 @@ lint: setup-test ## ruff, mypy and the import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-bench: setup-test ## measure: tracing per message, adapters, orders/s, the span store
+bench: setup-test ## measure: tracing per message, adapters, orders/s, the span store, formats
 	$(BIN)/python -m benchmarks $(ARGS)
 contracts: setup-test ## regenerate the code in services/contracts from the contracts
-	$(BIN)/python -m services.contracts.generate $(ARGS)
+	PYTHONPATH="$$($(BIN)/python -m lab.targets.local.ice)" $(BIN)/python -m services.contracts.generate $(ARGS)
 dashboards: setup-test ## rebuild Grafana's boards and Prometheus' rules from dashboards/
 	$(BIN)/python -m dashboards
 docs: setup ## regenerate the pages of docs/ that come from tables in the code
