@@ -36,7 +36,7 @@ def arrows() -> Iterator[Arrow]:
             for whom in row["to"]:
                 for port in row["ports"]:
                     for name in CALLS if port == "rpc" else (port,):
-                        yield who, whom, name
+                        yield who, whom, name.replace("_", "-")  # a port's name has no underscores
 
 
 def connections(kube: Kube, pods: list[dict[str, Any]]) -> set[Arrow]:
