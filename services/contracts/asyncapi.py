@@ -45,7 +45,7 @@ _SERVERS = {
         "localhost:9324",
         "LAB_SQS_URL",
         "sqs",
-        f"{_STRUCTURED}. traceparent and tracestate are message attributes, too.",
+        f"{_STRUCTURED}. traceparent and tracestate are message attributes instead.",
     ),
     "redis_streams": _server(
         "localhost:6379",

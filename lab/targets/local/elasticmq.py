@@ -58,7 +58,7 @@ def processes(plan: Plan, files: Files) -> list[Process]:
             cwd=str(plan.root),
             env=env,
             files={CONFIG: _config(plan)},
-            ports=("sqs", "sqs.metrics"),
+            ports=("sqs",),
             ready=Probe(plan.ports["sqs"], "/health"),
             stop_rank=3,
         )
@@ -76,7 +76,6 @@ def _config(plan: Plan) -> str:
             "bind-port": plan.ports["sqs"],
             "sqs-limits": "strict",
         },
-        "rest-stats": {"enabled": True, "bind-hostname": HOST, "bind-port": plan.ports["sqs.metrics"]},
         "messages-storage": {
             "enabled": True,
             "uri": f"jdbc:h2:file:{plan.data('elasticmq')}/elasticmq;{DATABASE}",

@@ -48,7 +48,6 @@ OFFSETS = {
     "postgres": 40,
     "redis": 41,
     "sqs": 42,
-    "sqs.metrics": 43,
     # the admin ports of a participant's further processes
     **{
         f"{service}-{number}.admin": 50 + 10 * row + number

@@ -99,9 +99,13 @@ class Subscription:
                     log.warning("not_received", transport="sqs", queue=self._queue, reason=repr(error))
                 pause_s = min(max(pause_s * 2, PAUSE_S), MAX_PAUSE_S)
                 if isinstance(error, Unroutable):
-                    self.link.forget(self._channel)
-                    await self.link.declare({self._channel})
+                    await self._declare()
         await self._give_back(self.arrived.get_nowait() for _ in range(self.arrived.qsize()))
+
+    async def _declare(self) -> None:
+        """Make the queues again: somebody has taken one away."""
+        self.link.forget(self._channel)
+        await self.link.declare({self._channel})
 
     async def _receive(self, room: int) -> None:
         started_ns = time.time_ns()
@@ -230,8 +234,20 @@ class Subscription:
         }
         had = delivery.native.get("MessageAttributes", {})
         kept = dict(islice(((name, value) for name, value in had.items() if name not in notes), AT_MOST - len(notes)))
-        dead, once = self.link.dead(self._channel), delivery.native["MessageId"]
-        await self.link.put(dead, delivery.native["Body"], {**kept, **notes}, group=delivery.key, once=once)
+        for queue_is_there in (False, True):
+            try:
+                await self.link.put(
+                    self.link.dead(self._channel),
+                    delivery.native["Body"],
+                    {**kept, **notes},
+                    group=delivery.key,
+                    once=delivery.native["MessageId"],
+                )
+                break
+            except Unroutable:
+                if queue_is_there:
+                    raise
+                await self._declare()
         await self.delete(delivery)
 
     # --- leaving -------------------------------------------------------------------------------------------------

@@ -396,6 +396,19 @@ class TestSqs(SqsBehaviour):
         await reader.until(2)
         await reader.stop()
 
+    async def test_dead_letters_find_their_queue_gone(self, connect: Connect, channel: str) -> None:
+        """It is made again, and the letter is in it."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        reader = await self.read(broker, channel, "payment", [(*event(), "o-1")])
+        [delivery] = await reader.until(1)
+        async with self.client() as client:
+            await client.delete_queue(QueueUrl=await self.address(client, f"{queue_of(channel)}_dead"))
+        await delivery.reject("no such card")
+        assert [letter.reason for letter in await self.dead(channel, "payment")] == ["no such card"]
+        await self.until_counted(channel, visible=0, hidden=0)
+        await reader.stop()
+
     async def until_counted_at_last(self, channel: str) -> None:
         """Return when the queue is there."""
         async with self.client() as client, asyncio.timeout(PATIENCE_S):
