@@ -35,8 +35,8 @@ image: setup ## build the container image
 	$(BIN)/python -m lab.targets.cluster.image
 setup: .venv/run.stamp ## make .venv and install what running needs
 setup-test: .venv/test.stamp ## install what testing needs, too
-FAST := tests/domain tests/services tests/telemetry tests/compare tests/contracts tests/docs
-test-fast: setup-test ## domain, styles over memory, conventions, renderings (under a minute)
+FAST := tests/domain tests/services tests/telemetry tests/compare tests/docs
+test-fast: setup-test ## domain, styles over memory, conventions, renderings (about a minute)
 	$(BIN)/pytest -m "not live and not cluster" $(FAST) $(ARGS)
 test-local: setup-test ## the other tests that need no servers but our own
 	$(BIN)/pytest -m "not live and not cluster" $(addprefix --ignore=,$(FAST)) $(ARGS)
