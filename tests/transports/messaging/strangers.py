@@ -12,6 +12,7 @@ from services.runtime.consumer import Consumer
 from services.storage.database import Database
 from services.storage.participant import Failures
 from services.telemetry.setup import set_up
+from services.transports.cloudevents import decode
 from services.transports.errors import Undecodable
 from services.transports.ports import Broker, Message
 from tests.services.parts import live
@@ -93,3 +94,16 @@ async def borne(
     await consumer.drained()
     await broker.close()
     await watcher.settled(len(inputs))
+
+
+async def bodies_borne(connect: Connect, channel: str, listening: Callable[[str], Awaitable[None]]) -> None:
+    """As ``borne``, with good headers and bodies that are near to a good one."""
+    producer = connect("orders")
+    inputs = [(event(number)[0], data) for number, data in enumerate(drawn(event()[1]))]
+
+    async def put(one: tuple[dict[str, str], bytes]) -> None:
+        headers, data = one
+        await producer.publish(dict(headers), data, channel=channel, key=headers["ce-subject"])
+
+    await producer.open({channel: frozenset({"payment"})})
+    await borne(connect, channel, inputs, put, lambda one: decode(*one), listening)

@@ -18,7 +18,9 @@ from services.transports.messaging import kafka as kafka_module
 from services.transports.messaging.kafka import ATTEMPTS, PARTITIONS, REASON, Kafka, _from_wire
 from services.transports.ports import Broker, Delivery, Wiring
 from tests.servers import Server, server
+from tests.transports.fuzz import ON_THE_WIRE
 from tests.transports.messaging.outage import OutageBehaviour
+from tests.transports.messaging.strangers import bodies_borne
 from tests.transports.messaging.suite import BrokerBehaviour, Connect, Dead, Reader, ack, event, processing
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(90)]
@@ -67,6 +69,11 @@ class TestKafka(BrokerBehaviour):
         finally:
             await consumer.stop()
         return found
+
+    async def test_what_strangers_publish(self, connect: Connect, channel: str) -> None:
+        """200 bodies that are hardly or not at all ours: each is refused, counted and a dead letter."""
+        await bodies_borne(connect, channel, self.listening)
+        assert len(await self.dead_letters(channel, "payment")) > ON_THE_WIRE / 2
 
     def garbage(self) -> dict[str, Any]:
         return {"ce_id": b"\xff\xfe", "traceparent": b"\xff", "sent-at": None, "\N{SNOWMAN}": b""}

@@ -22,7 +22,9 @@ from services.transports.messaging.rabbitmq import (
 )
 from services.transports.ports import Broker, Delivery, Wiring
 from tests.servers import Server, server
+from tests.transports.fuzz import ON_THE_WIRE
 from tests.transports.messaging.outage import OutageBehaviour
+from tests.transports.messaging.strangers import bodies_borne
 from tests.transports.messaging.suite import BrokerBehaviour, Connect, Dead, Reader, ack, event
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
@@ -60,6 +62,11 @@ class TestRabbitMQ(BrokerBehaviour):
                 headers["content-type"] = message.content_type or ""
                 found.append(Dead(headers, message.body, headers[REASON], int(headers[ATTEMPTS])))
         return found
+
+    async def test_what_strangers_publish(self, connect: Connect, channel: str) -> None:
+        """200 bodies that are hardly or not at all ours: each is refused, counted and a dead letter."""
+        await bodies_borne(connect, channel, self.listening)
+        assert len(await self.dead_letters(channel, "payment")) > ON_THE_WIRE / 2
 
     def garbage(self) -> dict[str, Any]:
         return {
