@@ -6,7 +6,10 @@ again and compares. Needs grpcio-tools (extra ``test``).
 """
 
 import importlib
+import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,13 +54,16 @@ def generate(folder: Path) -> list[Path]:
 
 def _slice(generated: Path) -> None:
     """Of antiphon.ice, where Ice for Python is there: its extension has the compiler in it."""
-    try:
-        slice2py = importlib.import_module("IcePy").compile
-    except ImportError:
+    if importlib.util.find_spec("IcePy") is None:
         print("antiphon_ice.py is as before: PYTHONPATH=$(python -m lab.targets.local.ice) brings Ice", file=sys.stderr)
         return
-    if slice2py(["slice2py", "--no-package", "--output-dir", str(generated), str(HERE / "antiphon.ice")]) != 0:
-        raise RuntimeError("slice2py failed")
+    # a process of its own: the compiler blocks SIGINT and SIGTERM in the thread that calls it, and leaves them blocked
+    program = "import sys, IcePy; sys.exit(IcePy.compile(['slice2py', *sys.argv[1:]]))"
+    subprocess.run(  # noqa: S603  (our own arguments)
+        [sys.executable, "-c", program, "--no-package", "--output-dir", str(generated), str(HERE / "antiphon.ice")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+    )
     module = generated / "antiphon_ice.py"
     # its own header has the compiler's patch version in it
     module.write_text(_HEADER + module.read_text().partition("# </auto-generated>\n#\n")[2])
