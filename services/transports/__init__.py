@@ -85,14 +85,20 @@ TRANSPORTS: dict[str, Transport] = {
         Transport("avro_rpc", rpc=f"{_RPC}.avro_rpc:AvroRpc"),
         Transport("ice", rpc=f"{_RPC}.ice:Ice"),
         Transport("rabbitmq", broker=f"{_MESSAGING}.rabbitmq:RabbitMQ", queue=True, fan_out=True),
-        Transport("kafka", broker=f"{_MESSAGING}.kafka:Kafka", queue=True, fan_out=True),
+        Transport("kafka", broker=f"{_MESSAGING}.kafka:Kafka", queue=True, fan_out=True, log=True),
         Transport(
             "sqs",
             broker=f"{_MESSAGING}.sqs:Sqs",
             queue=True,
             lacks="SQS delivers each message to one consumer",
         ),
-        Transport("redis_streams", broker=f"{_MESSAGING}.redis_streams:RedisStreams", queue=True, fan_out=True),
+        Transport(
+            "redis_streams",
+            broker=f"{_MESSAGING}.redis_streams:RedisStreams",
+            queue=True,
+            fan_out=True,
+            log=True,
+        ),
         Transport(
             "redis_pubsub",
             broker=f"{_MESSAGING}.redis_pubsub:RedisPubSub",
@@ -103,7 +109,7 @@ TRANSPORTS: dict[str, Transport] = {
 }
 
 MEMORY = Transport(
-    "memory", rpc=f"{_RPC}.memory:Memory", broker=f"{_MESSAGING}.memory:Memory", queue=True, fan_out=True
+    "memory", rpc=f"{_RPC}.memory:Memory", broker=f"{_MESSAGING}.memory:Memory", queue=True, fan_out=True, log=True
 )
 """The reference implementations, for ``services.all`` and the tests: one process, no wire."""
 

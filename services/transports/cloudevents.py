@@ -19,12 +19,21 @@ from services.transports.ports import Message
 _NAMESPACE = uuid.UUID("6f1c7b1e-0f8e-5d0c-9b0e-2d7b7f0c2a11")
 
 
-def compose(payload: Command | Event, *, source: str, cause: str, style: str, transport: str) -> Message:
-    """A new message. Its id follows from ``cause`` (the id of what led to it) and its type alone: a handler that
-    runs again says the same message again, and whoever heard it once knows it."""
+def compose(
+    payload: Command | Event,
+    *,
+    source: str,
+    cause: str,
+    style: str,
+    transport: str,
+    reply_to: str = "",
+    correlation_id: str = "",
+) -> Message:
+    """A new message. Its id follows from ``source``, ``cause`` (the id of what led to it) and its type alone: a handler
+    that runs again says the same message again, and whoever heard it once knows it."""
     message_type = type_name(type(payload))
     return Message(
-        id=str(uuid.uuid5(_NAMESPACE, f"{cause}/{message_type}")),
+        id=str(uuid.uuid5(_NAMESPACE, f"{source}/{cause}/{message_type}")),
         source=source,
         type=message_type,
         subject=payload.order.order_id,
@@ -32,6 +41,8 @@ def compose(payload: Command | Event, *, source: str, cause: str, style: str, tr
         style=style,
         transport=transport,
         payload=payload,
+        reply_to=reply_to,
+        correlation_id=correlation_id,
     )
 
 
@@ -48,6 +59,10 @@ def encode(message: Message, written: Format = JSON) -> tuple[dict[str, str], by
         "ce-labtransport": message.transport,
         "content-type": written.content_type,
     }
+    if message.reply_to:
+        headers["reply-to"] = message.reply_to
+    if message.correlation_id:
+        headers["ce-correlationid"] = message.correlation_id
     if written.schemas:
         headers["ce-dataschema"] = written.schema_of(type(message.payload))
     return headers, written.dumps(message.payload)
@@ -72,6 +87,8 @@ def decode(headers: Mapping[str, str], body: bytes) -> Message:
             style=headers["ce-labstyle"],
             transport=headers["ce-labtransport"],
             payload=payload,
+            reply_to=headers.get("reply-to", ""),
+            correlation_id=headers.get("ce-correlationid", ""),
         )
     except KeyError as error:
         raise Undecodable(f"CloudEvents attribute {error.args[0]} is missing") from None

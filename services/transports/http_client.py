@@ -148,7 +148,9 @@ def failure(peer: str, response: httpx.Response) -> TransportError:
         problem = response.json()
     if not isinstance(problem, dict):
         problem = {}
-    kind = Unavailable if problem.get("nothing_done") is True else PeerFailed
+    kind: type[TransportError] = Unavailable if problem.get("nothing_done") is True else PeerFailed
+    if response.status_code == httpx.codes.GATEWAY_TIMEOUT:
+        kind = DeadlineExceeded
     return kind(f"{peer} answered {response.status_code}: {str(problem.get('detail', response.reason_phrase))[:200]}")
 
 

@@ -8,6 +8,7 @@ There is deliberately no common retry, timeout or acknowledgement layer: an adap
 (``native``), and its module's docstring, the data sheet, says what that gives.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,7 +55,8 @@ class Message:
     """A CloudEvent 1.0 with our payload, as it stands before it is put on a wire and after it was taken off.
 
     ``subject`` is the order id; ``style`` and ``transport`` are CloudEvents extension attributes, by which a
-    consumer knows whose conversation this is. ``time`` is RFC 3339 UTC.
+    consumer knows whose conversation this is. ``time`` is RFC 3339 UTC. An answer is wanted on the channel
+    ``reply_to``, and has the id of its request as ``correlation_id`` (CloudEvents correlation extension).
     """
 
     id: str
@@ -65,6 +67,37 @@ class Message:
     style: str
     transport: str
     payload: Command | Event
+    reply_to: str = ""
+    correlation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that ``group`` gave up on, as the broker keeps it: headers (without the broker's own about its death)
+    and body as they were, so with its creation context.
+
+    ``id`` is the message's CloudEvents id, or what ``dead_letter_id`` makes of bytes that have none. ``reason`` is
+    empty and ``attempts`` 0 where nobody said. ``died_at_ns`` is since 1970-01-01 UTC, where the broker can tell.
+    """
+
+    id: str
+    channel: str
+    group: str
+    reason: str
+    attempts: int
+    headers: Mapping[str, str]
+    body: bytes
+    died_at_ns: int | None = None
+
+
+def dead_letter_id(headers: Mapping[str, str], body: bytes) -> str:
+    """By what a dead letter is asked for."""
+    return headers.get("ce-id") or f"sha256-{hashlib.sha256(body).hexdigest()[:16]}"
+
+
+def is_journal(channel: str) -> bool:
+    """Whether what is published there is kept for good: a broker that forgets must not forget it."""
+    return channel.endswith(".journal")
 
 
 @dataclass(slots=True)
@@ -127,6 +160,18 @@ class Broker(Protocol):
         what it delivered may be settled after that, until ``close``.
         """
 
+    async def held(self, channel: str, group: str) -> int:
+        """How many messages of ``channel`` the broker still holds for ``group``: those that wait and those that are
+        in hand. Raises ``Unavailable`` where it cannot be asked."""
+
+    async def dead_letters(self, channel: str, group: str, *, limit: int = 100) -> list[DeadLetter]:
+        """The oldest of what ``group`` gave up on, oldest first. They stay where they are."""
+
+    async def settle_dead_letter(self, channel: str, group: str, dead_letter_id: str, *, replay: bool) -> bool:
+        """Take the oldest dead letter of that id away; with ``replay``, after it was put back for ``group`` (attempt
+        1, ``ce-labreplayed`` the instant in ns; where all groups share a channel, ``ce-labonlygroup`` names the one).
+        Whoever dies in between leaves it in both places, never in none. False if there is none."""
+
     async def ready(self) -> str | None:
         """None while connected, else the reason in one line."""
 
@@ -135,10 +180,11 @@ class Broker(Protocol):
 
 
 class Log(Broker, Protocol):
-    """A broker that remembers: what was published can be read again, from any place."""
+    """A broker that remembers: what was published to a journal (``is_journal``) can be read again."""
 
-    def read(self, channel: str, *, from_offset: int) -> AsyncIterator[Delivery]:
-        """Everything in ``channel`` from ``from_offset`` up to now, oldest first; ends when it has caught up."""
+    def read(self, channel: str) -> AsyncIterator[tuple[Mapping[str, str], bytes]]:
+        """Headers and body of everything in ``channel``, oldest first per key, up to what was there when it was asked;
+        then it ends. No group's place moves. Raises ``Unavailable``."""
 
 
 @dataclass(frozen=True, slots=True)

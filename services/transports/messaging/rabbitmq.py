@@ -8,7 +8,9 @@ Security       user and password in the address; TLS by ``amqps://``
 Trace context  message headers, one UTF-8 string per W3C field
 Delivery       at least once. Publisher confirms; persistent; ``basic.ack`` behind the handler. ``basic.reject`` with
                requeue for another attempt (``x-delivery-count``); dead letters in ``<group>.<channel>.dead``, also by
-               the broker itself after 20 redeliveries (a message that takes its consumer down with it)
+               the broker itself after 20 redeliveries (a message that takes its consumer down with it); whoever looks
+               at them takes all for a moment, others wait; a replay goes to the group's own queue. What is in hand
+               AMQP does not tell: the processes tell each other (exchange ``antiphon.held``)
 Ordering       per queue, as published; lost among consumers that share a queue and by redelivery
 Back-pressure  prefetch = max_in_flight unacknowledged messages per subscription; at its memory or disk watermark the
                broker stops reading from publishers, who then time out
@@ -20,11 +22,9 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ import structlog
 from aio_pika.abc import AbstractConnection, AbstractQueue
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, PublishError
 from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import ChannelNotFoundEntity
 from pamqp.commands import Basic
 from yarl import URL
 
@@ -41,7 +42,9 @@ from services.domain.messages import MESSAGES
 from services.telemetry import conventions as c
 from services.telemetry.messaging import Words
 from services.transports.errors import DeadlineExceeded, TransportError, Unavailable, Unroutable
-from services.transports.ports import Delivery, Topology, Wiring
+from services.transports.messaging import rabbitmq_held, rabbitmq_letters
+from services.transports.messaging.rabbitmq_wire import LOST, headers_of, ours, properties_of
+from services.transports.ports import DeadLetter, Delivery, Topology, Wiring
 
 log = structlog.get_logger()
 # every attempt to connect would be an error line of its own; what matters is said once, below
@@ -57,13 +60,9 @@ NO_LIMIT = 1_000_000
 there, but 3.x refuses that."""
 CONNECT_S = 5.0
 PUBLISH_S = 5.0
-PERSISTENT = 2
 DECLARE_S = 30.0
 MAX_PAUSE_S = 2.0
 HEARTBEAT_S = 10
-REASON = "lab-dead-letter-reason"
-ATTEMPTS = "lab-dead-letter-attempts"
-LOST = (*CONNECTION_EXCEPTIONS, TimeoutError)
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +75,12 @@ class _Link:
     declared: set[tuple[str, str]] = field(default_factory=set)
     consumed: list[tuple[AbstractQueue, int]] = field(default_factory=list)
     """Queues and their prefetch, each with its own channel."""
+    taken: dict[Any, tuple[str, set[int]]] = field(default_factory=dict)
+    """By channel: its queue, and the delivery tags that are in hand."""
+
+    def in_hand(self, queue: str) -> int:
+        open_ones = ((of, tags) for channel, (of, tags) in self.taken.items() if not channel.is_closed)
+        return sum(len(tags) for of, tags in open_ones if of == queue)
 
 
 @dataclass(slots=True)
@@ -98,22 +103,21 @@ class RabbitMQDelivery(Delivery):
             await self._settle("reject", self.attributes, self.native.channel.basic_reject(self.delivery_tag))
 
     async def _bury(self, reason: str) -> None:
-        properties = copy(self.native.header.properties)
-        # pamqp reads a string that is no UTF-8 as bytes, which it would not write
-        headers = {n: bytearray(v) if isinstance(v, bytes) else v for n, v in _headers(self.native) if _canonical(n)}
-        properties.headers = {**headers, REASON: reason[:1000], ATTEMPTS: str(self.attempt)}
+        properties = rabbitmq_letters.noted(self.native.header.properties, reason, self.attempt)
         try:
             queue = _queue(self.group, self.channel)
             await self.broker.confirmed(DEAD_EXCHANGE, queue, properties, self.body)
         except TransportError:
             await self.native.channel.basic_reject(self.delivery_tag)
+            self.broker.put_down(self.native)
             raise
         await self.native.channel.basic_ack(self.delivery_tag)
 
     async def _settle(self, word: str, attributes: Mapping[str, Any], work: Awaitable[None]) -> None:
         try:
             with self.broker.spans.settle(WORDS, word, self.destination, self.headers, attributes):
-                await _ours(work)
+                await ours(work)
+            self.broker.put_down(self.native)
         except (*LOST, TransportError) as error:
             # its channel is gone or its dead letter was not taken: the broker gives it out again
             log.info("comes_again", transport="rabbitmq", channel=self.channel, error=repr(error))
@@ -136,6 +140,7 @@ class RabbitMQ:
         self._keeper: asyncio.Task[None] | None = None
         self._why_not = "not connected yet"
         self._released: dict[str, int] = {}
+        self._looking = asyncio.Lock()
 
     async def open(self, topology: Topology) -> None:
         self._wanted |= {(channel, group) for channel, groups in topology.items() for group in groups}
@@ -145,7 +150,7 @@ class RabbitMQ:
             await self._linked.wait()
             try:
                 if self._link is not None:
-                    await _ours(self._declare(self._link))
+                    await ours(self._declare(self._link))
                     return
             except LOST:
                 await asyncio.sleep(0.2)
@@ -159,7 +164,7 @@ class RabbitMQ:
         routing_key = _routing_key(channel, sent.get("ce-type", ""))
         attributes = {**self._server, c.RABBITMQ_ROUTING_KEY: routing_key}
         with self.spans.send(sent, WORDS, f"{EXCHANGE}:{routing_key}", attributes):
-            await self.confirmed(EXCHANGE, routing_key, _properties(sent, key), body)
+            await self.confirmed(EXCHANGE, routing_key, properties_of(sent, key), body)
 
     async def confirmed(self, exchange: str, routing_key: str, properties: Basic.Properties, body: bytes) -> None:
         """Publish, and wait for the broker's confirm."""
@@ -170,7 +175,7 @@ class RabbitMQ:
                 link = self._link
                 if link is None:
                     raise Unavailable(f"RabbitMQ: {self._why_not}")
-                await _ours(
+                await ours(
                     link.publishing.basic_publish(
                         body, exchange=exchange, routing_key=routing_key, properties=properties, mandatory=True
                     )
@@ -194,7 +199,7 @@ class RabbitMQ:
             try:
                 if link is None or self._closing.is_set():
                     raise ConnectionError(self._why_not)
-                queue, tag = await _ours(self._consume(link, channel, group, max_in_flight, arrived))
+                queue, tag = await ours(self._consume(link, channel, group, max_in_flight, arrived))
             except LOST:
                 await asyncio.sleep(0.2)
                 continue
@@ -208,6 +213,7 @@ class RabbitMQ:
                     while not arrived.empty():
                         if (message := arrived.get_nowait()) is not None and message.delivery_tag is not None:
                             await message.channel.basic_nack(message.delivery_tag)
+                            self.put_down(message)
 
     async def _consume(
         self,
@@ -226,24 +232,20 @@ class RabbitMQ:
         await amqp_channel.set_qos(prefetch_count=max_in_flight, timeout=CONNECT_S)
         queue = await amqp_channel.get_queue(_queue(group, channel), ensure=False)
         link.consumed.append((queue, max_in_flight))
-        consuming = await transport.basic_consume(queue.name, arrived.put, timeout=CONNECT_S)
+        _, tags = link.taken[transport] = queue.name, set()
+
+        async def take(message: DeliveredMessage) -> None:
+            tags.add(message.delivery_tag or 0)
+            arrived.put_nowait(message)
+
+        consuming = await transport.basic_consume(queue.name, take, timeout=CONNECT_S)
         return queue, consuming.consumer_tag or ""
 
     def _delivery(self, message: DeliveredMessage, channel: str, group: str) -> RabbitMQDelivery:
         properties, routing_key = message.header.properties, message.routing_key or ""
-        headers = {}
-        failed_before = 0
-        for name, value in _headers(message):
-            if canonical := _canonical(name):
-                text = _text(value)
-                if text is not None:
-                    headers[canonical] = text
-            elif name == "x-delivery-count" and isinstance(value, int):
-                failed_before = value
-        if properties.content_type:
-            headers["content-type"] = properties.content_type
-        if properties.reply_to:
-            headers["reply-to"] = properties.reply_to
+        headers = headers_of(properties)
+        counted = (properties.headers or {}).get("x-delivery-count")
+        failed_before = counted if isinstance(counted, int) else 0
         delivery_tag = message.delivery_tag or 0
         return RabbitMQDelivery(
             channel,
@@ -263,6 +265,46 @@ class RabbitMQ:
             broker=self,
             delivery_tag=delivery_tag,
         )
+
+    def put_down(self, message: DeliveredMessage) -> None:
+        """It is not in hand any more."""
+        if self._link is not None and message.channel in self._link.taken:
+            self._link.taken[message.channel][1].discard(message.delivery_tag or 0)
+
+    async def held(self, channel: str, group: str) -> int:
+        return await self._answered(
+            lambda connection: rabbitmq_held.held(connection, _queue(group, channel)), nothing=0
+        )
+
+    async def dead_letters(self, channel: str, group: str, *, limit: int = 100) -> list[DeadLetter]:
+        dead = f"{_queue(group, channel)}.dead"
+        async with self._looking:
+            return await self._answered(
+                lambda connection: rabbitmq_letters.listed(connection, dead, channel, group, limit=limit), nothing=[]
+            )
+
+    async def settle_dead_letter(self, channel: str, group: str, dead_letter_id: str, *, replay: bool) -> bool:
+        queue = _queue(group, channel)
+        # by the exchange that knows every queue by its name: the group's own gets it, and no other
+        put = partial(self.confirmed, "", queue) if replay else None
+        async with self._looking:
+            return await self._answered(
+                lambda connection: rabbitmq_letters.settled(connection, f"{queue}.dead", dead_letter_id, put),
+                nothing=False,
+            )
+
+    async def _answered(self, question: Callable[[AbstractConnection], Awaitable[T]], *, nothing: T) -> T:
+        """What the broker says to ``question``, or ``nothing`` if there is no such queue. Raises ``Unavailable`` if it
+        is away, or goes away."""
+        link = self._link
+        if link is None:
+            raise Unavailable(f"RabbitMQ: {self._why_not}")
+        try:
+            return await question(link.connection)
+        except ChannelNotFoundEntity:
+            return nothing
+        except LOST as error:
+            raise Unavailable(f"RabbitMQ: {error!r}") from error
 
     def released(self, message: DeliveredMessage) -> None:
         """Remember when ``message`` was given back: AMQP has no place to say it."""
@@ -291,7 +333,7 @@ class RabbitMQ:
         pause_s, said = 0.1, False
         while True:
             try:
-                link = await _ours(self._connect())
+                link = await ours(self._connect())
             except LOST as error:
                 self._why_not = f"{self._url.host}:{self._url.port} {error!s:.200}"
                 if not said:
@@ -310,7 +352,7 @@ class RabbitMQ:
             finally:
                 self._lose(link)
                 with suppress(*LOST):
-                    await asyncio.wait_for(_ours(_leave(link)), 1.5)
+                    await asyncio.wait_for(ours(_leave(link)), 1.5)
 
     def _lose(self, link: _Link | None) -> None:
         if link is not None:
@@ -332,9 +374,11 @@ class RabbitMQ:
             for name in (EXCHANGE, DEAD_EXCHANGE):
                 await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True, timeout=CONNECT_S)
             await self._declare(link)
+            telling = await rabbitmq_held.answer_for(connection, link.in_hand)
+            telling.close_callbacks.add(lambda *_: link.lost.set())
         except BaseException:
             with suppress(*LOST):
-                await asyncio.wait_for(_ours(connection.close()), 1.5)
+                await asyncio.wait_for(ours(connection.close()), 1.5)
             raise
         return link
 
@@ -399,60 +443,5 @@ def _destination(channel: str, group: str, routing_key: str) -> str:
     return f"{EXCHANGE}:{routing_key if ours else f'{channel}.#'}:{_queue(group, channel)}"
 
 
-def _properties(headers: Mapping[str, str], key: str) -> Basic.Properties:
-    """AMQP has places of its own for some of what we call headers."""
-    return Basic.Properties(
-        headers={_wire(name): value for name, value in headers.items() if name not in ("content-type", "reply-to")},
-        content_type=headers.get("content-type"),
-        reply_to=headers.get("reply-to"),
-        correlation_id=key,
-        message_id=headers.get("ce-id"),
-        message_type=headers.get("ce-type"),
-        app_id=headers.get("ce-source"),
-        delivery_mode=PERSISTENT,
-        timestamp=datetime.now(UTC),
-    )
-
-
-@lru_cache(1000)
-def _wire(name: str) -> str:
-    return "cloudEvents:" + name[3:] if name.startswith("ce-") else name
-
-
-@lru_cache(1000)
-def _canonical(name: str) -> str:
-    """Our name for a header; none for what the broker added."""
-    if name.startswith(("x-delivery-count", "x-acquired-count", "x-death", "x-first-death-", "x-last-death-")):
-        return ""
-    return "ce-" + name.removeprefix("cloudEvents:") if name.startswith("cloudEvents:") else name
-
-
-def _headers(message: DeliveredMessage) -> Iterable[tuple[str, Any]]:
-    return (message.header.properties.headers or {}).items()
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bytes | bytearray):
-        return value.decode(errors="replace")
-    return str(value) if isinstance(value, int | float | datetime) else None
-
-
 def _released_key(message: DeliveredMessage) -> str:
     return f"{message.consumer_tag}{message.header.properties.message_id}"
-
-
-async def _ours(work: Awaitable[T]) -> T:
-    """``work``, failing with a connection error where aiormq ends what waits on a dying channel with CancelledError,
-    which would pass for a cancellation of ours, or with a bare Exception."""
-    try:
-        return await work
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-    except Exception as error:
-        if type(error) is not Exception:
-            raise
-    raise ConnectionError("the channel is closed")

@@ -1,10 +1,10 @@
-"""What both Redis transports share: commands with bounded waiting, what a subscription has in hand, dead letters."""
+"""What both Redis transports share: commands with bounded waiting, and messages as the fields of an entry."""
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -35,6 +35,10 @@ BODY = "data"
 KEY = "ce-partitionkey"
 REASON = "lab-dead-letter-reason"
 ATTEMPTS = "lab-dead-letter-attempts"
+ENTRY_ID = "lab-redis-stream-entry-id"
+CUT = "lab-dead-letter-fields-cut"
+PAGE = 200
+"""Entries of one answer, where a stream is looked through."""
 _OPTIONS: dict[str, Any] = {
     "protocol": 2,
     # whoever asks decides whether to ask again
@@ -144,6 +148,26 @@ class Link:
                 self.lose(error)
             raise Unavailable(f"Redis: {why(error)}") from error
 
+    async def answered(self, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer to what changes nothing, now or not at all. Raises ``Unavailable``."""
+        if self.closing.is_set():
+            raise Unavailable("Redis: closed")
+        try:
+            async with asyncio.timeout(COMMAND_S):
+                return await question()
+        except AWAY as error:
+            if isinstance(error, LOST):
+                self.lose(error)
+            raise Unavailable(f"Redis: {why(error)}") from error
+
+    async def entries(self, stream: str, upto: bytes = b"+") -> AsyncIterator[tuple[bytes, dict[bytes, bytes]]]:
+        """The entries of ``stream`` with their ids, oldest first. Raises ``Unavailable``."""
+        after = b"-"
+        while page := await self.answered(partial(self.commands.xrange, stream, after, upto, PAGE)):
+            for entry in page:
+                yield entry
+            after = b"(" + page[-1][0]
+
     async def closing_within(self, seconds: float) -> bool:
         """Wait that long, or until closing."""
         with suppress(TimeoutError):
@@ -179,7 +203,7 @@ def why(error: BaseException) -> str:
 
 def to_fields(headers: Mapping[str, str], body: bytes) -> dict[str, str | bytes]:
     """A message as the fields of a stream's entry."""
-    fields: dict[str, str | bytes] = {_wire(name): value for name, value in headers.items()}
+    fields: dict[str, str | bytes] = {field(name): value for name, value in headers.items()}
     fields[BODY] = body
     return fields
 
@@ -192,20 +216,21 @@ def from_fields(fields: Mapping[bytes, bytes]) -> tuple[dict[str, str], bytes]:
 
 
 @lru_cache(1000)
-def _wire(name: str) -> str:
+def field(name: str) -> str:
+    """The field that has the header ``name``."""
     return "ce_" + name[3:] if name.startswith("ce-") else name
 
 
 @lru_cache(1000)
-def _canonical(field: bytes) -> str:
-    name = field.decode(errors="replace")
+def _canonical(wire: bytes) -> str:
+    name = wire.decode(errors="replace")
     return "ce-" + name[3:] if name.startswith("ce_") else name
 
 
 def with_key(headers: Mapping[str, str], key: str) -> dict[str, str]:
     """A copy of ``headers`` that carries ``key``: as the subject if it is that, else as CloudEvents' partitionkey
     (CloudEvents extension Partitioning)."""
-    return dict(headers) if key == headers.get("ce-subject") else {**headers, KEY: key}
+    return dict(headers) if key == headers.get("ce-subject", "") else {**headers, KEY: key}
 
 
 def spawn(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -23,6 +23,8 @@ from services.transports.messaging.redis_client import (
     ATTEMPTS,
     AWAY,
     COMMAND_S,
+    CUT,
+    ENTRY_ID,
     KEY,
     LOST,
     MAX_PAUSE_S,
@@ -49,8 +51,6 @@ ABANDONED_MS = 24 * 3600 * 1000
 """The idle time that an entry is given which its consumer will not handle: whoever sweeps next takes it."""
 MANY = 10_000
 """More than a consumer ever has pending: XPENDING wants a number."""
-ENTRY_ID = "lab-redis-stream-entry-id"
-CUT = "lab-dead-letter-fields-cut"
 MANY_FIELDS = 3_000
 """Lua passes on about 8,000 values; an entry with so many fields is no message of ours."""
 
@@ -90,8 +90,14 @@ end
 return redis.call('XTRIM', KEYS[1], 'MINID', '~', settled, 'LIMIT', over)
 """
 """Remove the group's consumers that hold nothing and were not heard of (deleting one deletes what it holds, so nothing
-may come between the look and the deed), and trim the stream to its length as far as every group has settled it.
-XADD's own MAXLEN would take what nobody has read; its ACKED, which would not, exists from 8.2 on."""
+may come between the look and the deed), and trim the stream to its length (a journal's has no bound) as far as every
+group has settled it. XADD's own MAXLEN would take what nobody has read; its ACKED, which would not, exists from 8.2 on.
+"""
+
+
+def dead_stream(channel: str, group: str) -> str:
+    """Where ``group``'s dead letters are."""
+    return f"{channel}.{group}.dead"
 
 
 @dataclass(slots=True)
@@ -155,7 +161,7 @@ class Consumer:
         if len(original) > MANY_FIELDS:
             notes[CUT] = str(len(original) - MANY_FIELDS)
         fields = [each for pair in [*original[:MANY_FIELDS], *notes.items()] for each in pair]
-        dead = f"{self._channel}.{self._group}.dead"
+        dead = dead_stream(self._channel, self._group)
         work = self._redis.eval(BURY, 2, self._channel, dead, self._group, delivery.entry_id, *fields)
         try:
             await self._settle(delivery, "XACK", work, {**delivery.attributes, c.LAB_DEAD_LETTER_REASON: reason})
@@ -322,7 +328,7 @@ class Consumer:
                             self._channel, self._group, self._consumer, 0, list(self._held), justid=True
                         )
                     await self._redis.eval(
-                        TIDY, 1, self._channel, self._group, broker.claim_idle_ms, broker.stream_maxlen
+                        TIDY, 1, self._channel, self._group, broker.claim_idle_ms, broker.keeps(self._channel)
                     )
             except AWAY as error:
                 log.debug("no_sign_of_life", transport="redis_streams", channel=self._channel, error=why(error))

@@ -1,6 +1,7 @@
 """Redis pub/sub: who listens gets a copy, and nobody keeps one.
 
-Wire           RESP2 over TCP (redis-py). ``PUBLISH``, and ``SUBSCRIBE`` on a connection per subscription
+Wire           RESP2 over TCP (redis-py). ``PUBLISH``, and ``SUBSCRIBE`` on a connection per subscription, to the
+               channel and to ``pubsub.<channel>.<group>.replay``
 Contract       JSON, or Protobuf or Avro as base64; CloudEvents 1.0 in structured mode: the message is one JSON
                object (asyncapi.json)
 Security       user and password in the address; TLS by ``rediss://``
@@ -9,7 +10,8 @@ Delivery       at most once, to every subscriber: replicas of a service get a co
                What is published while a group does not listen is gone; PUBLISH says how many did, and those that are
                fewer than the groups of the channel are counted (a second replica can hide an absent group). Redis knows
                no acknowledgement: another attempt is made from this process's memory and ends with it; dead letters
-               are entries of the stream ``pubsub.<channel>.<group>.dead``
+               are entries of the stream ``pubsub.<channel>.<group>.dead``, published again where their group alone
+               listens, and kept if it does not. Redis holds nothing: what is held is what this process has in hand
 Ordering       per channel, as Redis received it; another attempt comes behind
 Back-pressure  none: what a subscriber has no room for (max_in_flight) waits in its socket, then in Redis, which cuts it
                off at 32 MB, or at 8 MB for a minute (client-output-buffer-limit): it is gone, and the cut is counted
@@ -29,7 +31,7 @@ import structlog
 from services.telemetry import conventions as c
 from services.telemetry import metrics
 from services.telemetry.messaging import Words
-from services.transports.errors import TransportError, Undecodable
+from services.transports.errors import TransportError, Undecodable, Unroutable
 from services.transports.messaging.redis_client import (
     ATTEMPTS,
     AWAY,
@@ -39,18 +41,28 @@ from services.transports.messaging.redis_client import (
     PAUSE_S,
     REASON,
     Link,
+    from_fields,
     spawn,
     to_fields,
     why,
     with_key,
 )
+from services.transports.messaging.redis_dead_letters import DeadLetters, Fields, replayed
 from services.transports.messaging.structured import Unreadable, pack, unpack
-from services.transports.ports import Delivery, Topology, Wiring
+from services.transports.ports import DeadLetter, Delivery, Topology, Wiring
 
 log = structlog.get_logger()
 
 WORDS = Words(c.REDIS_PUBSUB_SYSTEM, send="PUBLISH")
 POLL_S = 1.0
+
+REPLAY = """
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return -1 end
+local heard = redis.call('PUBLISH', KEYS[2], ARGV[2])
+if heard > 0 then redis.call('XDEL', KEYS[1], ARGV[1]) end
+return heard
+"""
+"""Publish a message, and remove the dead letter that it was if anybody has heard it."""
 
 
 @dataclass(slots=True)
@@ -77,10 +89,10 @@ class _Subscriber:
         self.channel = channel
         self.listens = True
         self.subscribed = asyncio.Event()
-        self._group = group
+        self.group = group
+        self.held = 0
         self._labels = (broker.service, WORDS.system, channel)
         self._max_in_flight = max_in_flight
-        self._held = 0
         self._room = asyncio.Event()
         self._ready: asyncio.Queue[RedisPubSubDelivery] = asyncio.Queue()
         metrics.SUBSCRIPTIONS_LOST.labels(*self._labels)
@@ -97,9 +109,11 @@ class _Subscriber:
             pubsub = client.pubsub()
             try:
                 await link.reach()
-                await pubsub.subscribe(self.channel)
+                channels = (self.channel, _replays(self.channel, self.group))
+                await pubsub.subscribe(*channels)
                 async with asyncio.timeout(CONNECT_S):
-                    await pubsub.get_message(timeout=None)
+                    for _ in channels:
+                        await pubsub.get_message(timeout=None)
                 self.subscribed.set()
                 pause_s = PAUSE_S
                 while True:
@@ -120,7 +134,7 @@ class _Subscriber:
             pause_s = min(pause_s * 2, MAX_PAUSE_S)
 
     async def _has_room(self) -> None:
-        while self._held >= self._max_in_flight:
+        while self.held >= self._max_in_flight:
             self._room.clear()
             await self._room.wait()
 
@@ -130,11 +144,11 @@ class _Subscriber:
             headers, body = unpack(data)
         except Undecodable as error:
             headers, body = Unreadable(error), data
-        self._held += 1
+        self.held += 1
         self._ready.put_nowait(
             RedisPubSubDelivery(
                 self.channel,
-                self._group,
+                self.group,
                 headers.pop(KEY, "") or headers.get("ce-subject", ""),
                 headers,
                 body,
@@ -147,7 +161,7 @@ class _Subscriber:
     # --- settling ------------------------------------------------------------------------------------------------
     def let_go(self) -> None:
         """One is settled: there is room for another."""
-        self._held -= 1
+        self.held -= 1
         self._room.set()
 
     def again(self, delivery: RedisPubSubDelivery) -> None:
@@ -157,9 +171,10 @@ class _Subscriber:
     async def bury(self, delivery: RedisPubSubDelivery, reason: str) -> None:
         """Write the dead letter, however long Redis is away: nobody else has the message."""
         link = self.broker.link
-        fields = {**to_fields(delivery.headers, delivery.body), REASON: reason[:1000], ATTEMPTS: str(delivery.attempt)}
+        headers = with_key(delivery.headers, delivery.key)
+        fields = {**to_fields(headers, delivery.body), REASON: reason[:1000], ATTEMPTS: str(delivery.attempt)}
         attributes = {**delivery.attributes, c.LAB_DEAD_LETTER_REASON: reason}
-        dead = f"pubsub.{self.channel}.{self._group}.dead"
+        dead = _dead_stream(self.channel, self.group)
         while True:
             try:
                 with self.broker.spans.settle(WORDS, "XADD", self.channel, delivery.headers, attributes):
@@ -181,10 +196,10 @@ class _Subscriber:
     async def close(self) -> None:
         """Stop listening, and say what is lost by it."""
         await self.leave()
-        if self._held:
-            metrics.UNDELIVERED.labels(*self._labels).inc(self._held)
-            log.error("left_unsettled", transport="redis_pubsub", channel=self.channel, count=self._held)
-            self._held = 0
+        if self.held:
+            metrics.UNDELIVERED.labels(*self._labels).inc(self.held)
+            log.error("left_unsettled", transport="redis_pubsub", channel=self.channel, count=self.held)
+            self.held = 0
 
 
 class RedisPubSub:
@@ -222,12 +237,16 @@ class RedisPubSub:
             log.warning("undelivered", transport=self.name, channel=channel, receivers=receivers, missing=missing)
 
     async def _publish(self, channel: str, payload: bytes) -> int:
-        """To how many it went. This process listens again before it speaks: it would miss the answers."""
+        """To how many it went."""
+        await self._listening()
+        receivers: int = await self.link.ask("PUBLISH", channel, payload)
+        return receivers
+
+    async def _listening(self) -> None:
+        """This process listens again before it speaks: it would miss the answers."""
         for subscriber in self._subscribers:
             if subscriber.listens:
                 await subscriber.subscribed.wait()
-        receivers: int = await self.link.ask("PUBLISH", channel, payload)
-        return receivers
 
     async def subscribe(self, channel: str, group: str, *, max_in_flight: int) -> AsyncIterator[Delivery]:
         await self.open({channel: frozenset({group})})
@@ -240,6 +259,37 @@ class RedisPubSub:
             task = spawn(subscriber.leave())
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
+
+    # --- what is left behind -------------------------------------------------------------------------------------
+    async def held(self, channel: str, group: str) -> int:
+        """What this process has in hand: nobody knows of more."""
+        await self.link.answered(self.link.commands.ping)
+        return sum(each.held for each in self._subscribers if (each.channel, each.group) == (channel, group))
+
+    async def dead_letters(self, channel: str, group: str, *, limit: int = 100) -> list[DeadLetter]:
+        return await self._dead(channel, group).oldest(limit)
+
+    async def settle_dead_letter(self, channel: str, group: str, dead_letter_id: str, *, replay: bool) -> bool:
+        """Raises ``Unroutable`` if nobody of ``group`` listens: it is a dead letter still."""
+
+        async def put_back(entry_id: bytes, message: Fields) -> bool:
+            headers, body = from_fields(message)
+            payload = pack({**headers, **replayed(group)}, body)
+            heard = await self.link.confirmed(lambda: self._replay(channel, group, entry_id, payload))
+            if heard == 0:
+                raise Unroutable(f"nobody of {group} listens to {channel}")
+            return heard > 0
+
+        return await self._dead(channel, group).settle(dead_letter_id, put_back if replay else None)
+
+    async def _replay(self, channel: str, group: str, entry_id: bytes, payload: bytes) -> int:
+        await self._listening()
+        dead, replays = _dead_stream(channel, group), _replays(channel, group)
+        heard: int = await self.link.commands.eval(REPLAY, 2, dead, replays, entry_id, payload)
+        return heard
+
+    def _dead(self, channel: str, group: str) -> DeadLetters:
+        return DeadLetters(self.link, _dead_stream(channel, group), channel, group)
 
     async def ready(self) -> str | None:
         reason = await self.link.ready()
@@ -254,3 +304,13 @@ class RedisPubSub:
         subscribers, self._subscribers = self._subscribers, []
         await asyncio.gather(*self._leaving, *(each.close() for each in subscribers))
         await self.link.close()
+
+
+def _dead_stream(channel: str, group: str) -> str:
+    """Where ``group``'s dead letters are."""
+    return f"pubsub.{channel}.{group}.dead"
+
+
+def _replays(channel: str, group: str) -> str:
+    """Where ``group`` alone listens: of ``channel``, Redis says how many listen, but not who."""
+    return f"pubsub.{channel}.{group}.replay"

@@ -12,8 +12,10 @@ Delivery       at least once. With ``appendfsync always`` what Redis has answere
                machine that dies takes the last second or two along, a killed Redis little or none. ``XACK`` behind the
                handler; another attempt is an ``XCLAIM`` of its own consumer; what a dead consumer had is taken over
                after 30 s (``XAUTOCLAIM``); dead letters are entries of ``<channel>.<group>.dead``, written and
-               acknowledged in one script. Entries are trimmed only when every group has settled them; what anybody else
-               takes out of a consumer's hands is counted
+               acknowledged in one script, added to the channel again and removed in one, too: every group reads them,
+               and the one they are for handles them. Entries are trimmed only when every group has settled them, a
+               journal's never: it is read again from its first one (``XRANGE``). What anybody else takes out of a
+               consumer's hands is counted
 Ordering       per group, as added; lost among its consumers and by another attempt
 Back-pressure  the consumer asks for as many as it has room for (max_in_flight), the stream waits; at its memory limit
                Redis refuses ``XADD``, which publishers hear
@@ -31,11 +33,55 @@ from redis.exceptions import RedisError, ResponseError
 
 from services.telemetry import conventions as c
 from services.transports.errors import Unroutable
-from services.transports.messaging.redis_client import LOST, MAX_PAUSE_S, PAUSE_S, Link, spawn, to_fields, why, with_key
-from services.transports.messaging.redis_consumer import CLOSE_S, WORDS, Consumer
-from services.transports.ports import Delivery, Topology, Wiring
+from services.transports.messaging.redis_client import (
+    KEY,
+    LOST,
+    MAX_PAUSE_S,
+    PAUSE_S,
+    Link,
+    field,
+    from_fields,
+    spawn,
+    to_fields,
+    why,
+    with_key,
+)
+from services.transports.messaging.redis_consumer import CLOSE_S, WORDS, Consumer, dead_stream
+from services.transports.messaging.redis_dead_letters import DeadLetters, Fields, replayed
+from services.transports.ports import DeadLetter, Delivery, Topology, Wiring, is_journal
 
 log = structlog.get_logger()
+
+FOR_GOOD = 2**53
+"""More entries than a stream will ever have: the last whole number that Lua can tell from the next."""
+
+HELD = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local group = {}
+  for i = 1, #flat, 2 do group[flat[i]] = flat[i + 1] end
+  if group.name == ARGV[1] then
+    if group.lag then return group.lag + group.pending end
+    local held, after, page = group.pending, group['last-delivered-id'], nil
+    repeat
+      page = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 100)
+      held = held + #page
+      if #page > 0 then after = page[#page][1] end
+    until #page < 100
+    return held
+  end
+end
+return 0
+"""
+"""What a group has in hand and what waits for it. Redis does not know the latter where entries were deleted in
+between: then they are counted."""
+
+REPLAY = """
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 0 end
+if not redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', unpack(ARGV, 2)) then return -1 end
+return redis.call('XDEL', KEYS[1], ARGV[1])
+"""
+"""Add a message to its channel and remove the dead letter that it was; -1 if there is no such stream."""
 
 
 class RedisStreams:
@@ -99,7 +145,8 @@ class RedisStreams:
     async def _add(self, channel: str, headers: Mapping[str, str], body: bytes) -> bytes | None:
         """The new entry's id; None if there is no such stream and there ought to be none."""
         fields = [each for pair in to_fields(headers, body).items() for each in pair]
-        add = ("XADD", channel, "NOMKSTREAM", "*", *fields)
+        # a journal need not have a reader
+        add = ("XADD", channel, *(() if is_journal(channel) else ("NOMKSTREAM",)), "*", *fields)
         entry_id: bytes | None = await self.link.ask(*add)
         if entry_id is None and any(known == channel for known, _ in self._wanted):
             log.warning("stream_lost", transport=self.name, channel=channel)
@@ -118,6 +165,51 @@ class RedisStreams:
             task = spawn(consumer.leave())
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
+
+    async def read(self, channel: str) -> AsyncIterator[tuple[Mapping[str, str], bytes]]:
+        last = await self.link.answered(lambda: self.link.commands.xrevrange(channel, count=1))
+        if last:
+            async for _, fields in self.link.entries(channel, last[0][0]):
+                headers, body = from_fields(fields)
+                headers.pop(KEY, None)
+                # what was put back for one group was published before
+                if c.HEADER_ONLY_GROUP not in headers:
+                    yield headers, body
+
+    def keeps(self, channel: str) -> int:
+        """How many entries of ``channel`` are kept when all of them are settled."""
+        return FOR_GOOD if is_journal(channel) else self.stream_maxlen
+
+    # --- what is left behind -------------------------------------------------------------------------------------
+    async def held(self, channel: str, group: str) -> int:
+        held: int = await self.link.answered(lambda: self.link.commands.eval(HELD, 1, channel, group))
+        return held
+
+    async def dead_letters(self, channel: str, group: str, *, limit: int = 100) -> list[DeadLetter]:
+        return await self._dead(channel, group).oldest(limit)
+
+    async def settle_dead_letter(self, channel: str, group: str, dead_letter_id: str, *, replay: bool) -> bool:
+        async def put_back(entry_id: bytes, message: Fields) -> bool:
+            fields: dict[bytes, bytes | str] = {
+                **message,
+                **{field(name).encode(): value for name, value in replayed(group).items()},
+            }
+            return await self.link.confirmed(lambda: self._replay(channel, group, entry_id, fields))
+
+        return await self._dead(channel, group).settle(dead_letter_id, put_back if replay else None)
+
+    async def _replay(self, channel: str, group: str, entry_id: bytes, fields: Mapping[bytes, bytes | str]) -> bool:
+        flat = [each for pair in fields.items() for each in pair]
+        replay = (REPLAY, 2, dead_stream(channel, group), channel, entry_id, *flat)
+        if (removed := await self.link.commands.eval(*replay)) < 0:
+            await self.restore(channel)
+            removed = await self.link.commands.eval(*replay)
+        if removed < 0:
+            raise Unroutable(f"there is no stream {channel}")
+        return bool(removed)
+
+    def _dead(self, channel: str, group: str) -> DeadLetters:
+        return DeadLetters(self.link, dead_stream(channel, group), channel, group)
 
     async def ready(self) -> str | None:
         return await self.link.ready()

@@ -38,12 +38,13 @@ KEPT_S = 14 * 24 * 3600
 """The longest that SQS keeps a message: a dead letter's age counts from when it was sent first."""
 PAUSE_S = 0.2
 MAX_PAUSE_S = 2.0
+HELD = (
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
+"""What waits in a queue, what is in hand, and what is not to be seen yet."""
 NO_REGION = "elasticmq"
-IN_ATTRIBUTES = ("traceparent", "tracestate")
-KEY = "ce-partitionkey"
-"""CloudEvents extension Partitioning: a message's key, where that is not its subject."""
-_UNSPEAKABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What has no letter in XML, and so none in a message of SQS."""
 _ANSWERS = {
     # there is no such queue
     "QueueDoesNotExist",
@@ -152,6 +153,17 @@ class Link:
         answer = await self.ask("send_message", QueueUrl=url, MessageBody=text, MessageAttributes=attributes, **fifo)
         return {**self.known(queue), c.SQS_MESSAGE_ID: answer["MessageId"]}
 
+    async def counts(self, queue: str, *names: str) -> list[int]:
+        """Some of ``queue``'s attributes that are numbers. Raises ``Unavailable``, or ``Unroutable`` where there is no
+        such queue."""
+        try:
+            url = await self.address(queue)
+            answer = await self.ask("get_queue_attributes", QueueUrl=url, AttributeNames=list(names))
+        except DeadlineExceeded as error:
+            # nothing was to be done: what has no answer was not to be had
+            raise Unavailable(str(error)) from None
+        return [int(answer["Attributes"][name]) for name in names]
+
     # --- queues --------------------------------------------------------------------------------------------------
     def queue(self, channel: str) -> str:
         """The queue of ``channel``; by its name, as whoever publishes does not know who reads."""
@@ -237,11 +249,6 @@ class Link:
 def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """A task that inherits no span."""
     return asyncio.create_task(work, context=contextvars.Context())
-
-
-def attribute(text: str) -> dict[str, str]:
-    """A message attribute."""
-    return {"DataType": "String", "StringValue": _UNSPEAKABLE.sub("?", text)}
 
 
 def _id(text: str) -> str:

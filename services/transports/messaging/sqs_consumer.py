@@ -5,24 +5,24 @@ import time
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from services.telemetry import conventions as c
-from services.transports.errors import TransportError, Undecodable, Unroutable
-from services.transports.messaging.sqs_client import (
-    IN_ATTRIBUTES,
+from services.transports.errors import TransportError, Unroutable
+from services.transports.messaging.sqs_client import MAX_PAUSE_S, PAUSE_S, REQUEST_S, WORDS, spawn
+from services.transports.messaging.sqs_message import (
+    AT_MOST,
+    ATTEMPTS,
     KEY,
-    MAX_PAUSE_S,
-    PAUSE_S,
-    REQUEST_S,
-    WORDS,
+    NOTES,
+    REASON,
     attribute,
-    spawn,
+    kept,
+    key_of,
+    taken_apart,
 )
-from services.transports.messaging.structured import Unreadable, unpack
 from services.transports.ports import Delivery
 
 if TYPE_CHECKING:
@@ -30,14 +30,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-AT_MOST = 10
-"""Messages of one request, and attributes of one message."""
 BEATS = 3
 """Heartbeats within a visibility timeout."""
 LAST_POLL_S = 1.3
 GIVE_BACK_S = 0.5
-REASON = "lab-dead-letter-reason"
-ATTEMPTS = "lab-dead-letter-attempts"
 
 
 @dataclass(slots=True)
@@ -132,20 +128,14 @@ class Subscription:
             self.arrived.put_nowait(delivery)
 
     def _delivery(self, message: dict[str, Any]) -> SqsDelivery:
-        headers: dict[str, str]
-        text = message["Body"]
-        try:
-            headers, body = unpack(text)
-        except Undecodable as error:
-            headers, body = Unreadable(error), text.encode(errors="replace")
-        for name in IN_ATTRIBUTES:
-            if value := message.get("MessageAttributes", {}).get(name, {}).get("StringValue"):
-                headers[name] = value
+        headers, body = taken_apart(message)
+        key = key_of(headers)
+        headers.pop(KEY, None)
         count = int(message["Attributes"]["ApproximateReceiveCount"])
         return SqsDelivery(
             self._channel,
             self._group,
-            headers.pop(KEY, "") or headers.get("ce-subject", ""),
+            key,
             headers,
             body,
             count,
@@ -232,15 +222,14 @@ class Subscription:
             c.SQS_RECEIPT: attribute(delivery.attributes[c.SQS_RECEIPT]),
             c.SQS_RECEIVE_COUNT: attribute(str(delivery.attempt)),
         }
-        had = delivery.native.get("MessageAttributes", {})
-        kept = dict(islice(((name, value) for name, value in had.items() if name not in notes), AT_MOST - len(notes)))
         for queue_is_there in (False, True):
             try:
                 await self.link.put(
                     self.link.dead(self._channel),
                     delivery.native["Body"],
-                    {**kept, **notes},
-                    group=delivery.key,
+                    {**kept(delivery.native, AT_MOST - len(NOTES)), **notes},
+                    # a group of its own: of one in hand a FIFO queue hands out no more, and nobody could see the rest
+                    group=delivery.native["MessageId"],
                     once=delivery.native["MessageId"],
                 )
                 break

@@ -161,6 +161,8 @@ class Grpc:
                 late = left_s is not None and left_s < 0.05  # the caller's clock may be the first to ring
                 context.set_code(grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
                 raise
+            except DeadlineExceeded as error:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
             except Exception as error:
                 get_current_span().record_exception(error)
                 log.exception("call_failed", transport=self.name, command=command.__name__)

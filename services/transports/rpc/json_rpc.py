@@ -27,17 +27,18 @@ from pjrpc.common.generators import sequential
 from pydantic_core import from_json, to_json
 
 from services.contracts import openrpc
+from services.contracts.events import answers
 from services.contracts.openapi import JSON
 from services.domain.messages import Command, Event, type_name
-from services.domain.order import STEP_OF, STEPS
+from services.domain.order import STEPS
 from services.telemetry import metrics
 from services.telemetry.rpc import Call, RpcSpans, about_order
 from services.transports import cloudevents
-from services.transports.errors import PeerFailed, Undecodable
+from services.transports.errors import DeadlineExceeded, PeerFailed, Undecodable
 from services.transports.http import HttpServer, instrument
 from services.transports.http_client import HttpClient, failure
 from services.transports.ports import Handler, Wiring
-from services.transports.rpc.json_rpc_server import PATH, SYSTEM, Methods, application, describe
+from services.transports.rpc.json_rpc_server import PATH, SYSTEM, LateError, Methods, application, describe
 
 log = structlog.get_logger()
 
@@ -106,7 +107,8 @@ def answered(peer: str, command: Command, request_id: Any, body: bytes, *, call:
     if answer.error:
         code = str(answer.error.code)
         call.failed(code, answer.error.message)
-        raise PeerFailed(f"{peer} answered {code} {answer.error.message}: {answer.error.data}"[:300])
+        kind = DeadlineExceeded if answer.error.code == LateError.CODE else PeerFailed
+        raise kind(f"{peer} answered {code} {answer.error.message}: {answer.error.data}"[:300])
     if answer.id != request_id:
         raise PeerFailed(f"{peer} answered another call")
     name = answer.result.get("type") if isinstance(answer.result, dict) else None
@@ -114,6 +116,6 @@ def answered(peer: str, command: Command, request_id: Any, body: bytes, *, call:
         event = cloudevents.loads(str(name), to_json(answer.result))
     except Undecodable as error:
         raise PeerFailed(f"{peer} answered what is no event: {error}") from None
-    if not isinstance(event, Event) or STEP_OF.get(type(event)) is not STEP_OF[type(command)]:
+    if not isinstance(event, Event) or not answers(type_name(type(event)), command):
         raise PeerFailed(f"{peer} answered {type_name(type(command))} with {type_name(type(event))}")
     return event

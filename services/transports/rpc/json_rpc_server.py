@@ -25,6 +25,7 @@ from services.domain.messages import Command
 from services.domain.order import Step
 from services.telemetry import conventions as c
 from services.telemetry.rpc import Call, RpcSpans, about_order
+from services.transports.errors import DeadlineExceeded
 from services.transports.http import Refused, guard
 from services.transports.ports import Handler
 
@@ -35,6 +36,13 @@ LIMIT_CALLS = 32
 
 log = structlog.get_logger()
 logging.getLogger("pjrpc.server").setLevel(logging.WARNING)  # below, it logs what it was sent: names, cards
+
+
+class LateError(exceptions.TypedError):
+    """The caller's deadline has passed (-32000 to -32099 are the implementation's: specification, section 5.1)."""
+
+    CODE = -32001
+    MESSAGE = "Deadline exceeded"
 
 
 def application(methods: "Methods", refused: Refused) -> FastAPI:
@@ -115,7 +123,7 @@ class Methods:
 
     def _failed(self, call: Call, code: int, message: str) -> None:
         call.failed(str(code), message)
-        if code != exceptions.InternalError.CODE:
+        if code not in {exceptions.InternalError.CODE, LateError.CODE}:
             self._refused(message.lower())
 
 
@@ -131,6 +139,8 @@ def _method(command: type[Command], handler: Handler) -> Callable[[openrpc.Order
         about_order(order.order_id)
         try:
             return openrpc.answer_to(await handler(command(openrpc.order_from(order))))
+        except DeadlineExceeded as error:
+            raise LateError(data=str(error)) from None
         except Exception as error:
             get_current_span().record_exception(error)
             log.exception("call_failed", transport="json_rpc", command=command.__name__)

@@ -24,6 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
 from services.contracts import openapi
+from services.contracts.events import answers
 from services.contracts.openapi import JSON, Answer
 from services.contracts.validity import check
 from services.domain.messages import Command, Event, Order, Refusal, type_name
@@ -31,8 +32,8 @@ from services.domain.order import STEP_OF, STEPS, Step
 from services.telemetry import metrics
 from services.telemetry.rpc import about_order
 from services.transports import cloudevents
-from services.transports.errors import PeerFailed, Undecodable
-from services.transports.http import HttpServer, Refused, guard, instrument
+from services.transports.errors import DeadlineExceeded, PeerFailed, Undecodable
+from services.transports.http import HttpServer, Refused, guard, instrument, problem
 from services.transports.http_client import HttpClient, failure
 from services.transports.ports import Handler, Wiring
 
@@ -103,8 +104,13 @@ def application(steps: Iterable[Step], handler: Handler, refused: Refused) -> Fa
         for command in filter(None, (step.do, step.undo)):
             _route(app, step, command, handler)
     openapi.complete(app)
+    app.add_exception_handler(DeadlineExceeded, _late)
     guard(app, refused)
     return app
+
+
+async def _late(_: Request, error: Exception) -> Response:
+    return problem(504, "Gateway Timeout", str(error))
 
 
 def _route(app: FastAPI, step: Step, command: type[Command], handler: Handler) -> None:
@@ -157,6 +163,6 @@ def _event(peer: str, command: Command, body: bytes) -> Event:
         event = cloudevents.loads(_ANSWER.validate_json(body).type, body)
     except (ValidationError, Undecodable) as error:
         raise PeerFailed(f"{peer} answered what is no event: {str(error).splitlines()[0]}") from None
-    if not isinstance(event, Event) or STEP_OF.get(type(event)) is not STEP_OF[type(command)]:
+    if not isinstance(event, Event) or not answers(type_name(type(event)), command):
         raise PeerFailed(f"{peer} answered {type_name(type(command))} with {type_name(type(event))}")
     return event

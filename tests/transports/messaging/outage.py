@@ -3,10 +3,13 @@
 import asyncio
 import time
 import uuid
+from collections.abc import Awaitable
 from typing import Any
 
+import pytest
+
 from services.telemetry.setup import Telemetry, set_up
-from services.transports.errors import TransportError
+from services.transports.errors import TransportError, Unavailable
 from services.transports.ports import Broker
 from tests.servers import Server
 from tests.transports.messaging.suite import Reader, ack, event
@@ -33,6 +36,21 @@ class OutageBehaviour:
     async def what_arrives(self, reader: Reader, channel: str, confirmed: dict[str, float]) -> None:
         """All that was acknowledged; ``confirmed`` has the ids, and when each was (``time.monotonic``)."""
         await reader.wait_for(lambda: set(confirmed) <= set(reader.ids), "all that was acknowledged")
+
+    async def questions_are_refused(self, broker: Broker, channel: str) -> None:
+        """Within six seconds, all at once."""
+
+        async def refused(question: Awaitable[object]) -> None:
+            with pytest.raises(Unavailable):
+                await question
+
+        began = time.monotonic()
+        await asyncio.gather(
+            refused(broker.held(channel, "payment")),
+            refused(broker.dead_letters(channel, "payment")),
+            refused(broker.settle_dead_letter(channel, "payment", "any", replay=True)),
+        )
+        assert time.monotonic() - began < 6
 
     async def test_while_the_broker_is_away(self) -> None:
         """kill -9: publishing fails within six seconds and never hangs; after the restart consumption goes on, and
@@ -66,6 +84,7 @@ class OutageBehaviour:
         await reader.wait_for(lambda: len(refused) >= 8, "publishers to be refused")
         assert (await producer.ready()) is not None
         await self.while_it_is_away(producer, channel)
+        await self.questions_are_refused(producer, channel)
         held = len(reader.deliveries)
         opening = self.broker(telemetry, "shipping")
         waiting = asyncio.create_task(opening.open({channel: frozenset({"payment"})}))

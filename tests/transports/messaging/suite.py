@@ -5,6 +5,7 @@ shown by something else that came later: a round trip over another channel.
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, nullcontext, suppress
@@ -25,7 +26,7 @@ from services.telemetry.setup import Telemetry, set_up
 from services.transports import cloudevents
 from services.transports.errors import Undecodable, Unroutable
 from services.transports.formats import FORMATS
-from services.transports.ports import Broker, Delivery
+from services.transports.ports import Broker, DeadLetter, Delivery, Log, dead_letter_id
 
 PATIENCE_S = 20
 
@@ -105,6 +106,15 @@ async def ack(delivery: Delivery) -> None:
     await delivery.ack()
 
 
+async def give_up(delivery: Delivery) -> None:
+    await delivery.reject("no such card")
+
+
+def meant(delivery: Delivery) -> bool:
+    """Whether its group has to handle it, or just to settle it: it was put back for another one."""
+    return delivery.headers.get("ce-labonlygroup", delivery.group) == delivery.group
+
+
 def processing(broker: Broker, telemetry: Telemetry) -> Handler:
     """Settle within a process span, as the runtime does."""
 
@@ -138,6 +148,8 @@ class BrokerBehaviour:
     """False where one group reads a channel, and a second one is refused."""
     garbage_body: ClassVar[bytes] = b"\xff\x00garbage"
     """What a stranger can put on this wire: bytes, or text."""
+    dies_in_order: ClassVar[bool] = True
+    """False where those that die in the same millisecond have no order among them."""
     settles_each_alone: ClassVar[bool] = True
     """False where a group's place is an offset: what is done behind something undone comes again too."""
     attributes: ClassVar[dict[str, set[str]]] = {}
@@ -229,6 +241,25 @@ class BrokerBehaviour:
         await broker.publish(*event(), channel=other, key="o")
         await reader.until(1)
         await reader.stop()
+
+    async def buried(
+        self, broker: Broker, channel: str, messages: Iterable[tuple[dict[str, str], bytes]]
+    ) -> list[DeadLetter]:
+        """Have payment give up on ``messages``, one after the other."""
+        sent = [(headers, body, "o-1") for headers, body in messages]
+        reader = await self.read(broker, channel, "payment", sent, give_up, max_in_flight=1)
+        await reader.until(len(sent))
+        await reader.stop()
+        return await broker.dead_letters(channel, "payment")
+
+    async def holds(self, broker: Broker, channel: str, count: int) -> None:
+        """Return when ``channel`` holds ``count`` messages for payment."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while (held := await broker.held(channel, "payment")) != count:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            pytest.fail(f"waited {PATIENCE_S} s for {count} messages to be held, there are {held}")
 
     async def dead(self, channel: str, group: str) -> list[Dead]:
         """The dead letters, once there is one."""
@@ -477,6 +508,217 @@ class BrokerBehaviour:
         await broker.open({channel: frozenset({"payment"})})
         assert await broker.ready() is None
 
+    # --- what was given up, and what is held -----------------------------------------------------------------------
+    async def test_dead_letters_can_be_read(self, connect: Connect, channel: str) -> None:
+        """As they were delivered, with nothing of the broker's own among the headers; they stay, for any process."""
+        broker, desk = connect("payment"), connect("orders")
+        others = {"shipping"} if self.fans_out else set()
+        for each in (broker, desk):
+            await each.open({channel: frozenset({"payment", *others})})
+        assert await desk.dead_letters(channel, "payment") == []
+        headers, body = event()
+
+        async def second_time(delivery: Delivery) -> None:
+            await delivery.reject("no such card", retry_after_s=0.01 if delivery.attempt == 1 else None)
+
+        reader = await self.read(broker, channel, "payment", [(headers, body, "o-1")], second_time)
+        delivered = (await reader.until(2))[1]
+        await reader.stop()
+        [letter] = await desk.dead_letters(channel, "payment")
+        assert (letter.id, letter.channel, letter.group) == (headers["ce-id"], channel, "payment")
+        assert (letter.reason, letter.attempts, letter.body) == ("no such card", 2, body)
+        assert letter.headers == delivered.headers
+        assert letter.died_at_ns is None or abs(time.time_ns() - letter.died_at_ns) < 60e9
+        assert await desk.dead_letters(channel, "payment") == [letter]
+        assert await broker.dead_letters(channel, "payment") == [letter]
+        for other in others:
+            assert await desk.dead_letters(channel, other) == []
+
+    async def test_a_dead_letter_is_dropped_once(self, connect: Connect, channel: str) -> None:
+        """Exactly that one, and for good."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        first, second, third = await self.buried(broker, channel, [event(number) for number in range(3)])
+        assert await broker.settle_dead_letter(channel, "payment", second.id, replay=False) is True
+        assert await broker.dead_letters(channel, "payment") == [first, third]
+        assert await broker.settle_dead_letter(channel, "payment", second.id, replay=False) is False
+        assert await broker.settle_dead_letter(channel, "payment", second.id, replay=True) is False
+        assert await broker.dead_letters(channel, "payment") == [first, third]
+        reader = await self.read(broker, channel, "payment", [(*event(9), "o-1")], ack)
+        await reader.until(1)
+        await self.nothing_else(broker)
+        assert reader.ids == [event(9)[0]["ce-id"]]
+        await reader.stop()
+
+    async def test_a_dead_letter_is_replayed_for_its_group_alone(self, connect: Connect, channel: str) -> None:
+        """It comes as the message that it was, attempt 1, and says when it was put back; it may die again."""
+        broker, desk = connect("payment"), connect("orders")
+        others = ["shipping"] if self.fans_out else []
+        for each in (broker, desk):
+            await each.open({channel: frozenset({"payment", *others})})
+        dying = Reader(broker, channel, "payment", give_up)
+        readers = [Reader(broker, channel, other, ack) for other in others]
+        await self.listening(channel, 1 + len(others))
+        await broker.publish(*event(), channel=channel, key="o-1")
+        for reader in (dying, *readers):
+            await reader.until(1)
+        while dying._handling:
+            await asyncio.wait(dying._handling)
+        [letter] = await desk.dead_letters(channel, "payment")
+
+        began_ns = time.time_ns()
+        assert await desk.settle_dead_letter(channel, "payment", letter.id, replay=True) is True
+        await dying.until(2)
+        first, again = dying.deliveries
+        assert (again.body, again.key, again.attempt) == (first.body, first.key, 1)
+        assert {name: again.headers[name] for name in first.headers} == first.headers
+        assert set(again.headers) - set(first.headers) <= {"ce-labreplayed", "ce-labonlygroup"}
+        assert began_ns <= int(again.headers["ce-labreplayed"]) <= time.time_ns()
+        assert meant(again)
+        await dying.stop()
+        [died_again] = await desk.dead_letters(channel, "payment")
+        assert (died_again.id, died_again.attempts, died_again.headers) == (letter.id, 1, again.headers)
+
+        living = Reader(broker, channel, "payment", ack)
+        await self.listening(channel, 1 + len(others))
+        assert await desk.settle_dead_letter(channel, "payment", letter.id, replay=True) is True
+        await living.until(1)
+        assert int(living.deliveries[0].headers["ce-labreplayed"]) > int(again.headers["ce-labreplayed"])
+        assert await desk.dead_letters(channel, "payment") == []
+        assert await desk.settle_dead_letter(channel, "payment", letter.id, replay=True) is False
+        await broker.publish(*event(2), channel=channel, key="o-1")
+        for reader in (living, *readers):
+            await reader.wait_for(lambda reader=reader: event(2)[0]["ce-id"] in reader.ids, "what was sent after it")
+        assert len(living.ids) == 2
+        for reader in readers:
+            assert [d.headers["ce-id"] for d in reader.deliveries if meant(d)] == [
+                event(number)[0]["ce-id"] for number in (1, 2)
+            ]
+        for reader in (living, *readers):
+            await reader.stop()
+
+    async def test_a_strangers_bytes_are_a_dead_letter_like_any(self, connect: Connect, channel: str) -> None:
+        """Without any CloudEvents attribute it has an id, of which it can be dropped, or replayed as it was."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        bodies = [self.garbage_body, self.garbage_body + b"2"]
+        reader = Reader(broker, channel, "payment", give_up, max_in_flight=1)
+        await self.listening(channel)
+        for body in bodies:
+            await self.publish_raw(channel, {}, body)
+        await reader.until(2)
+        await reader.stop()
+        letters = await broker.dead_letters(channel, "payment")
+        assert sorted(letter.body for letter in letters) == sorted(bodies)
+        assert all(letter.id == dead_letter_id(letter.headers, letter.body) for letter in letters)
+        first, second = letters
+        assert first.id != second.id
+        assert await broker.settle_dead_letter(channel, "payment", second.id, replay=False) is True
+        reader = Reader(broker, channel, "payment", give_up)
+        await self.listening(channel)
+        assert await broker.settle_dead_letter(channel, "payment", first.id, replay=True) is True
+        [again] = await reader.until(1)
+        assert (again.body, again.attempt) == (first.body, 1)
+        await reader.stop()
+        [died_again] = await broker.dead_letters(channel, "payment")
+        assert (died_again.id, died_again.body) == (first.id, first.body)
+
+    async def test_two_dead_letters_of_one_id_are_two(self, connect: Connect, channel: str) -> None:
+        """A message that was sent twice and died twice: the older one is settled first."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        headers, body = event()
+        first, second = await self.buried(broker, channel, [(headers, body), (headers, body)])
+        assert first.id == second.id == headers["ce-id"]
+        assert await broker.settle_dead_letter(channel, "payment", first.id, replay=False) is True
+        assert await broker.dead_letters(channel, "payment") == [second]
+        assert await broker.settle_dead_letter(channel, "payment", first.id, replay=False) is True
+        assert await broker.dead_letters(channel, "payment") == []
+        assert await broker.settle_dead_letter(channel, "payment", first.id, replay=False) is False
+
+    async def test_dead_letters_keep_their_order(self, connect: Connect, channel: str) -> None:
+        """Oldest first, however often they were looked at, and whichever of them are settled."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        letters = await self.buried(broker, channel, [event(number) for number in range(20)])
+        assert [letter.id for letter in letters] == [event(number)[0]["ce-id"] for number in range(20)]
+        assert await broker.dead_letters(channel, "payment", limit=5) == letters[:5]
+        assert await broker.dead_letters(channel, "payment") == letters
+        reader = Reader(broker, channel, "payment", ack)
+        await self.listening(channel)
+        for number, replay in ((8, False), (3, True), (19, False), (0, True)):
+            assert await broker.settle_dead_letter(channel, "payment", letters[number].id, replay=replay) is True
+        left = [letter for number, letter in enumerate(letters) if number not in (0, 3, 8, 19)]
+        assert await broker.dead_letters(channel, "payment", limit=5) == left[:5]
+        assert await broker.dead_letters(channel, "payment") == left
+        await reader.until(2)
+        assert sorted(reader.ids) == sorted([letters[0].id, letters[3].id])
+        await reader.stop()
+
+    async def test_looking_at_dead_letters_disturbs_nobody(self, connect: Connect, channel: str) -> None:
+        """While messages are handled and die, a reader of the dead letters sees each from its death on, and none of
+        the others."""
+        broker, desk = connect("payment"), connect("orders")
+        for each in (broker, desk):
+            await each.open({channel: frozenset({"payment"})})
+
+        async def every_third_dies(delivery: Delivery) -> None:
+            await (give_up if int(delivery.key) % 3 == 0 else ack)(delivery)
+
+        reader = Reader(broker, channel, "payment", every_third_dies)
+        await self.listening(channel)
+        seen: list[list[str]] = []
+
+        async def look() -> None:
+            while len(reader.deliveries) < 60:
+                seen.append([letter.id for letter in await desk.dead_letters(channel, "payment")])
+                await asyncio.sleep(0.01)
+
+        looking = asyncio.create_task(look())
+        for number in range(60):
+            await broker.publish(*event(number, str(number)), channel=channel, key=str(number))
+        await reader.until(60)
+        await asyncio.wait_for(looking, PATIENCE_S)
+        await self.nothing_else(broker)
+        await reader.stop()
+        dead = {event(number)[0]["ce-id"] for number in range(0, 60, 3)}
+        assert len(reader.ids) == len(set(reader.ids)) == 60
+        assert {delivery.attempt for delivery in reader.deliveries} == {1}
+        letters = [letter.id for letter in await desk.dead_letters(channel, "payment")]
+        assert len(letters) == len(dead)
+        assert set(letters) == dead
+        assert all(len(set(earlier)) == len(earlier) for earlier in seen)
+        assert all(set(earlier) <= dead for earlier in seen)
+        assert not self.dies_in_order or all(earlier == letters[: len(earlier)] for earlier in seen)
+
+    async def test_what_is_held_is_counted(self, connect: Connect, channel: str) -> None:
+        """What waits, and what is in hand, of this process and of any other, until it is settled; 0 where nothing is
+        kept."""
+        broker, desk = connect("payment"), connect("orders")
+        for each in (broker, desk):
+            await each.open({channel: frozenset({"payment"})})
+        assert await desk.held(channel, "payment") == 0
+        messages = [(*event(number), "o-1") for number in range(8)]
+        reader = await self.read(broker, channel, "payment", messages, max_in_flight=3)
+        first, second, third = await reader.until(3)
+        for each in (broker, desk):
+            await self.holds(each, channel, 8 if self.keeps else 0)
+
+        def left(count: int) -> int:
+            return count if self.keeps else 0
+
+        await first.ack()
+        await self.holds(desk, channel, left(7))
+        await third.reject("never")
+        await self.holds(desk, channel, left(6 if self.settles_each_alone else 7))
+        await second.reject("not yet", retry_after_s=0.05)
+        await self.holds(desk, channel, left(6 if self.settles_each_alone else 7))
+        for count in range(4, 10):
+            await (await reader.until(count))[count - 1].ack()
+        assert [d.headers["ce-id"] for d in reader.deliveries if d.attempt == 2] == [second.headers["ce-id"]]
+        await self.holds(desk, channel, 0)
+        await reader.stop()
+
     # --- wire and traces -----------------------------------------------------------------------------------------
     async def test_the_official_library_reads_it(self, connect: Connect, channel: str) -> None:
         """CloudEvents 1.0 in binary mode, by the transport's protocol binding."""
@@ -580,6 +822,103 @@ class BrokerBehaviour:
             missing = self.attributes.get(operation, set()) - found.keys()
             assert not missing, f"{span.name} lacks {missing}"
             assert c.ERROR_TYPE not in found
+
+
+class LogBehaviour(BrokerBehaviour):
+    """The behaviours of a broker that remembers (the port ``Log``)."""
+
+    @pytest.fixture
+    def journal(self) -> str:
+        return f"t{uuid.uuid4().hex[:8]}.journal"
+
+    async def recalled(self, log: Log, journal: str) -> list[str]:
+        """The ids of all that it remembers."""
+        async with asyncio.timeout(PATIENCE_S):
+            return [headers["ce-id"] async for headers, _ in log.read(journal)]
+
+    async def test_an_empty_journal_is_read_to_its_end(self, connect: Connect, journal: str) -> None:
+        log = connect()
+        await log.open({journal: frozenset({"ledger"})})
+        assert await self.recalled(log, journal) == []  # type: ignore[arg-type]
+
+    async def test_a_journal_can_be_read_again(self, connect: Connect, journal: str) -> None:
+        """All that was ever published there, as it was published, settled or not, by whoever reads, as often as he
+        likes; each order's in order."""
+        log, ledger = connect(), connect("ledger")
+        await log.open({journal: frozenset({"ledger"})})
+        sent = [event(number, f"o-{number % 4}") for number in range(40)]
+        reader = await self.read(log, journal, "ledger", [(*each, each[0]["ce-subject"]) for each in sent[:20]])
+        for delivery in (await reader.until(16))[:8]:
+            await delivery.ack()
+        for headers, body in sent[20:]:
+            await log.publish(headers, body, channel=journal, key=headers["ce-subject"])
+        for each in (log, ledger):
+            found = [(dict(headers), body) async for headers, body in each.read(journal)]  # type: ignore[attr-defined]
+            assert len(found) == 40
+            for order in {headers["ce-subject"] for headers, _ in sent}:
+                expected = [(headers["ce-id"], body) for headers, body in sent if headers["ce-subject"] == order]
+                assert [(h["ce-id"], body) for h, body in found if h["ce-subject"] == order] == expected
+            for headers, _ in found:
+                [original] = [h for h, _ in sent if h["ce-id"] == headers["ce-id"]]
+                assert {name: headers[name] for name in original} == original
+                assert set(headers) - set(original) == {"traceparent", c.HEADER_SENT_AT}
+        await reader.stop()
+
+    async def test_reading_a_journal_moves_nobody(self, connect: Connect, journal: str) -> None:
+        """While a group is at work, what it is handed is what it would have been; what is published meanwhile ends no
+        later than what was there."""
+        log, ledger = connect(), connect("ledger")
+        await log.open({journal: frozenset({"ledger"})})
+        reader = Reader(ledger, journal, "ledger", ack)
+        recalled: list[list[str]] = []
+
+        async def recall() -> None:
+            while len(reader.deliveries) < 60:
+                recalled.append(await self.recalled(log, journal))  # type: ignore[arg-type]
+                await asyncio.sleep(0.01)
+
+        recalling = asyncio.create_task(recall())
+        wanted = [event(number)[0]["ce-id"] for number in range(60)]
+        for number in range(60):
+            await log.publish(*event(number), channel=journal, key="o-1")
+        await reader.until(60)
+        await asyncio.wait_for(recalling, PATIENCE_S)
+        assert all(found == wanted[: len(found)] for found in recalled)
+        assert await self.recalled(log, journal) == wanted  # type: ignore[arg-type]
+        await self.nothing_else(ledger)
+        assert sorted(reader.ids) == sorted(wanted)
+        assert {delivery.attempt for delivery in reader.deliveries} == {1}
+        await reader.stop()
+
+    async def test_a_journal_has_what_every_process_published(self, connect: Connect, journal: str) -> None:
+        """And a place that a group begins to read later still finds all of it."""
+        logs = [connect("orders"), connect("payment"), connect("shipping")]
+        for log in logs:
+            await log.open({journal: frozenset({"ledger"})})
+        await asyncio.gather(
+            *(logs[n % 3].publish(*event(n, f"o-{n}"), channel=journal, key=f"o-{n}") for n in range(90))
+        )
+        wanted = {event(number)[0]["ce-id"] for number in range(90)}
+        for log in logs:
+            found = await self.recalled(log, journal)  # type: ignore[arg-type]
+            assert len(found) == 90
+            assert set(found) == wanted
+        reader = Reader(logs[0], journal, "ledger", ack)
+        await reader.until(90)
+        assert set(reader.ids) == wanted
+        await reader.stop()
+
+    async def test_a_replay_adds_nothing_to_a_journal(self, connect: Connect, journal: str) -> None:
+        """What a group gave up on and gets again was published once."""
+        log = connect()
+        await log.open({journal: frozenset({"payment"})})
+        letters = await self.buried(log, journal, [event(1), event(2)])
+        reader = Reader(log, journal, "payment", ack)
+        for letter in letters:
+            assert await log.settle_dead_letter(journal, "payment", letter.id, replay=True) is True
+        await reader.until(2)
+        await reader.stop()
+        assert await self.recalled(log, journal) == [event(number)[0]["ce-id"] for number in (1, 2)]  # type: ignore[arg-type]
 
 
 def _name(context: Any, spans: dict[str, ReadableSpan]) -> str | None:

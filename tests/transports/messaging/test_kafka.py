@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from cloudevents.core.bindings import kafka as binding
 from cloudevents.core.formats.json import JSONFormat
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -14,14 +15,17 @@ from prometheus_client import REGISTRY
 
 from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
-from services.transports.messaging import kafka as kafka_module
-from services.transports.messaging.kafka import ATTEMPTS, PARTITIONS, REASON, Kafka, _from_wire
+from services.transports.errors import Unavailable
+from services.transports.messaging import kafka_member
+from services.transports.messaging.kafka import PARTITIONS, Kafka
+from services.transports.messaging.kafka_letters import ATTEMPTS, REASON
+from services.transports.messaging.kafka_wire import from_wire, to_wire
 from services.transports.ports import Broker, Delivery, Wiring
 from tests.servers import Server, server
 from tests.transports.fuzz import ON_THE_WIRE
 from tests.transports.messaging.outage import OutageBehaviour
 from tests.transports.messaging.strangers import bodies_borne
-from tests.transports.messaging.suite import BrokerBehaviour, Connect, Dead, Reader, ack, event, processing
+from tests.transports.messaging.suite import Connect, Dead, LogBehaviour, Reader, ack, event, processing
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(90)]
 
@@ -34,7 +38,7 @@ def kafka(pytestconfig: pytest.Config) -> Server:
     return server("kafka", pytestconfig)
 
 
-class TestKafka(BrokerBehaviour):
+class TestKafka(LogBehaviour):
     receives = True
     settle_word = "commit"
     settles_each_alone = False
@@ -57,14 +61,14 @@ class TestKafka(BrokerBehaviour):
         consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap)
         await consumer.start()
         try:
-            places = [TopicPartition(f"{channel}.{group}.dead", n) for n in range(PARTITIONS)]
+            places = [TopicPartition(f"{channel}.{group}.dead", 0)]
             consumer.assign(places)
             ends = await consumer.end_offsets(places)
             for place, end in ends.items():
                 consumer.seek(place, 0)
                 while await consumer.position(place) < end:
                     record = await consumer.getone(place)
-                    headers = _from_wire(record.headers)
+                    headers = from_wire(record.headers)
                     found.append(Dead(headers, record.value, headers[REASON], int(headers[ATTEMPTS])))
         finally:
             await consumer.stop()
@@ -178,7 +182,7 @@ class TestKafka(BrokerBehaviour):
         self, connect: Connect, channel: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What is in hand, and what is done behind it, and what was not even polled; of all partitions."""
-        monkeypatch.setattr(kafka_module, "LAG_EVERY_S", 0.1)
+        monkeypatch.setattr(kafka_member, "LAG_EVERY_S", 0.1)
         labels = {"service": "payment", "messaging_system": "kafka", "messaging_destination_name": channel}
 
         async def lag_is(wanted: int) -> None:
@@ -205,6 +209,81 @@ class TestKafka(BrokerBehaviour):
         await lag_is(0)
         await reader.stop()
         await broker.close()
+
+    async def configs(self, topic: str) -> dict[str, str]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+        await admin.close()
+        return {name: value for name, value, *_ in answer.resources[0][4]}
+
+    async def test_what_is_to_stay_is_not_forgotten(self, connect: Connect, channel: str, journal: str) -> None:
+        """Journals have no age and no size; dead letters go when they are settled, not when they are old."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"}), journal: frozenset({"ledger"})})
+        kept = await self.configs(journal)
+        assert (kept["cleanup.policy"], kept["retention.ms"], kept["retention.bytes"]) == ("delete", "-1", "-1")
+        assert (await self.configs(channel))["retention.ms"] != "-1"
+        assert (await self.configs(f"{channel}.payment.dead"))["cleanup.policy"] == "compact"
+
+    async def test_a_topic_that_is_not_there(self, connect: Connect, channel: str, journal: str) -> None:
+        """It holds nothing; but nobody is told that a journal is empty that he has misspelt."""
+        broker = connect()
+        assert await broker.held(channel, "payment") == 0
+        assert await broker.dead_letters(channel, "payment") == []
+        assert await broker.settle_dead_letter(channel, "payment", "any", replay=True) is False
+        with pytest.raises(Unavailable, match=f"no topic {journal}"):
+            await self.recalled(broker, journal)
+
+    async def test_a_replay_says_for_whom_it_is(self, connect: Connect, channel: str) -> None:
+        """All groups read the topic: those that it is not for can tell."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment", "shipping"})})
+        [letter] = await self.buried(broker, channel, [event()])
+        other = Reader(broker, channel, "shipping", ack)
+        await other.until(1)
+        assert await broker.settle_dead_letter(channel, "payment", letter.id, replay=True) is True
+        assert (await other.until(2))[1].headers[c.HEADER_ONLY_GROUP] == "payment"
+        await other.stop()
+
+    async def test_dead_letters_of_an_earlier_version(self, connect: Connect, channel: str) -> None:
+        """In three partitions, under the messages' own keys: they are listed, replayed and dropped as any, beside new
+        ones, and two of one key stay two."""
+        dead = f"{channel}.payment.dead"
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        await admin.create_topics([NewTopic(dead, PARTITIONS, 1)])
+        await admin.close()
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
+        await producer.start()
+        old = [event(number) for number in range(6)]
+        for number, (headers, body) in enumerate(old):
+            notes = {REASON: "no such card", ATTEMPTS: "5"}
+            written = [*to_wire(headers), *((name, value.encode()) for name, value in notes.items())]
+            key, when = f"o-{number // 2}".encode(), 1_700_000_000_000 + number
+            await producer.send_and_wait(dead, body, key, headers=written, timestamp_ms=when)
+        await producer.stop()
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        ids = [letter.id for letter in await self.buried(broker, channel, [event(6), event(7)])]
+        assert ids == [event(number)[0]["ce-id"] for number in range(8)]
+        letters = await broker.dead_letters(channel, "payment")
+        assert [(letter.reason, letter.attempts) for letter in letters] == [("no such card", 5)] * 6 + [
+            ("no such card", 1)
+        ] * 2
+        assert [(dict(letter.headers), letter.body) for letter in letters[:6]] == old
+        reader = Reader(broker, channel, "payment", ack)
+        for number in (1, 6):
+            assert await broker.settle_dead_letter(channel, "payment", ids[number], replay=True) is True
+        for number in (2, 7):
+            assert await broker.settle_dead_letter(channel, "payment", ids[number], replay=False) is True
+            assert await broker.settle_dead_letter(channel, "payment", ids[number], replay=False) is False
+        assert await broker.dead_letters(channel, "payment") == [letters[number] for number in (0, 3, 4, 5)]
+        assert {delivery.key: delivery.headers["ce-id"] for delivery in await reader.until(2)} == {
+            "o-0": ids[1],
+            "o-1": ids[6],
+        }
+        await reader.stop()
 
     async def test_a_batch_has_links_and_no_parent(self, connect: Connect, channel: str) -> None:
         """A poll of several records links to their producers; a commit of several to their process spans."""

@@ -9,10 +9,10 @@ from cloudevents.core.formats.json import JSONFormat
 from services.telemetry.setup import Telemetry
 from services.transports.messaging.memory import Memory, Network, _Stored
 from services.transports.ports import Broker, Delivery, Wiring
-from tests.transports.messaging.suite import BrokerBehaviour, Dead
+from tests.transports.messaging.suite import Dead, LogBehaviour
 
 
-class TestMemory(BrokerBehaviour):
+class TestMemory(LogBehaviour):
     @pytest.fixture(autouse=True)
     def network(self) -> None:
         self.wire = Network()
@@ -22,7 +22,7 @@ class TestMemory(BrokerBehaviour):
 
     async def dead_letters(self, channel: str, group: str) -> list[Dead]:
         return [
-            Dead(letter.headers, letter.body, letter.reason, letter.attempts)
+            Dead(dict(letter.headers), letter.body, letter.reason, letter.attempts)
             for letter in self.wire.dead_letters
             if (letter.channel, letter.group) == (channel, group)
         ]

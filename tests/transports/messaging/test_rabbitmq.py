@@ -11,15 +11,10 @@ from cloudevents.core.formats.json import JSONFormat
 from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry
 from services.transports.errors import Unavailable
-from services.transports.messaging.rabbitmq import (
-    ATTEMPTS,
-    DEAD_EXCHANGE,
-    EXCHANGE,
-    REASON,
-    RabbitMQ,
-    _canonical,
-    _text,
-)
+from services.transports.messaging import rabbitmq_held, rabbitmq_letters
+from services.transports.messaging.rabbitmq import DEAD_EXCHANGE, EXCHANGE, RabbitMQ
+from services.transports.messaging.rabbitmq_letters import ATTEMPTS, REASON
+from services.transports.messaging.rabbitmq_wire import _canonical, text_of
 from services.transports.ports import Broker, Delivery, Wiring
 from tests.servers import Server, server
 from tests.transports.fuzz import ON_THE_WIRE
@@ -58,7 +53,7 @@ class TestRabbitMQ(BrokerBehaviour):
         async with await aio_pika.connect(self.url) as connection:
             queue = await (await connection.channel()).get_queue(f"{group}.{channel}.dead")
             while (message := await queue.get(fail=False)) is not None:
-                headers = {_canonical(name): _text(value) or "" for name, value in message.headers.items()}
+                headers = {_canonical(name): text_of(value) or "" for name, value in message.headers.items()}
                 headers["content-type"] = message.content_type or ""
                 found.append(Dead(headers, message.body, headers[REASON], int(headers[ATTEMPTS])))
         return found
@@ -107,6 +102,73 @@ class TestRabbitMQ(BrokerBehaviour):
         assert letter.exchange == DEAD_EXCHANGE
         assert [delivery.attempt for delivery in reader.deliveries] == list(range(1, 22))
         await reader.stop()
+        [told] = await broker.dead_letters(channel, "payment")
+        assert (told.id, told.reason, told.attempts) == (event()[0]["ce-id"], "delivery_limit", 0)
+        assert told.headers == reader.deliveries[0].headers
+        assert told.died_at_ns is not None
+        reader = Reader(broker, channel, "payment", ack)
+        assert await broker.settle_dead_letter(channel, "payment", told.id, replay=True) is True
+        assert (await reader.until(1))[0].attempt == 1
+        await reader.stop()
+
+    async def test_a_hundred_dead_letters_keep_their_order(self, connect: Connect, channel: str) -> None:
+        """What is given back goes behind what was given back before: so all are taken, however few are wanted; by two
+        who look at once, one after the other."""
+        broker, desk = connect(), connect()
+        await broker.open({channel: frozenset({"payment"})})
+        await desk.open({channel: frozenset({"payment"})})
+        letters = await self.buried(broker, channel, [event(number) for number in range(100)])
+        assert [letter.id for letter in letters] == [event(number)[0]["ce-id"] for number in range(100)]
+        looks = [(each, limit) for limit in (1, 40, 100, 7) for each in (broker, desk)]
+        found = await asyncio.gather(*(each.dead_letters(channel, "payment", limit=limit) for each, limit in looks))
+        assert found == [letters[:limit] for _, limit in looks]
+        settled = await asyncio.gather(
+            *(
+                (broker, desk)[number % 2].settle_dead_letter(channel, "payment", letters[number].id, replay=False)
+                for number in (50, 7, 99, 7)
+            )
+        )
+        assert sorted(settled) == [False, True, True, True]
+        assert await desk.dead_letters(channel, "payment") == [
+            letter for number, letter in enumerate(letters) if number not in (7, 50, 99)
+        ]
+
+    async def test_one_looks_at_a_time(self, connect: Connect, channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who holds the key and does not come back keeps others out, who hear it, until his connection is gone."""
+        monkeypatch.setattr(rabbitmq_letters, "KEY_S", 0.3)
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        letters = await self.buried(broker, channel, [event()])
+        async with await aio_pika.connect(self.url) as connection:
+            await (await connection.channel()).declare_queue(f"payment.{channel}.dead.key", exclusive=True)
+            with pytest.raises(Unavailable, match="another process looks at"):
+                await broker.dead_letters(channel, "payment")
+            with pytest.raises(Unavailable, match="another process looks at"):
+                await broker.settle_dead_letter(channel, "payment", letters[0].id, replay=False)
+        assert await broker.dead_letters(channel, "payment") == letters
+
+    async def test_who_does_not_say_what_he_holds_is_missed(self, connect: Connect, channel: str) -> None:
+        """A process that is there and silent, since it hangs: what is held is not known, rather than wrong."""
+
+        async def silent(_: Any) -> None: ...
+
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        assert await broker.held(channel, "payment") == 0
+        async with await aio_pika.connect(self.url) as connection:
+            present = await (await connection.channel()).get_queue(rabbitmq_held.PRESENT)
+            await present.consume(silent)
+            with pytest.raises(Unavailable, match=r"1 of \d+ processes do not say what they hold"):
+                await broker.held(channel, "payment")
+        await self.holds(broker, channel, 0)
+
+    async def test_a_queue_that_is_not_there_holds_nothing(self, connect: Connect, channel: str) -> None:
+        broker = connect()
+        await broker.open({})
+        assert await broker.held(channel, "payment") == 0
+        assert await broker.dead_letters(channel, "payment") == []
+        assert await broker.settle_dead_letter(channel, "payment", "any", replay=True) is False
+        assert await broker.ready() is None
 
     async def test_a_second_owner_of_the_queue_sees_the_attempts(self, connect: Connect, channel: str) -> None:
         """The count is the broker's, not ours: it survives the consumer."""

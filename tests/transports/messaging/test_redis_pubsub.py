@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
 from services.transports import cloudevents
-from services.transports.errors import Undecodable
+from services.transports.errors import Undecodable, Unroutable
 from services.transports.messaging.redis_client import ATTEMPTS, REASON, from_fields
 from services.transports.messaging.redis_pubsub import RedisPubSub
 from services.transports.messaging.structured import CONTENT_TYPE, pack, unpack
@@ -22,7 +22,7 @@ from tests.servers import Server, server
 from tests.transports.fuzz import ON_THE_WIRE, hammer
 from tests.transports.messaging.outage import OutageBehaviour
 from tests.transports.messaging.strangers import borne, drawn
-from tests.transports.messaging.suite import PATIENCE_S, BrokerBehaviour, Connect, Dead, Reader, ack, event
+from tests.transports.messaging.suite import PATIENCE_S, BrokerBehaviour, Connect, Dead, Reader, ack, event, give_up
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -40,8 +40,9 @@ class Wire:
     url: str
 
     async def listening(self, channel: str, readers: int = 1) -> None:
+        # one that has left is heard of until Redis has seen it go
         async with Redis.from_url(self.url) as client, asyncio.timeout(PATIENCE_S):
-            while (await client.pubsub_numsub(channel))[0][1] < readers:
+            while (await client.pubsub_numsub(channel))[0][1] != readers:
                 await asyncio.sleep(0.01)
 
     def lost(self, channel: str) -> float:
@@ -186,6 +187,63 @@ class TestRedisPubSub(Wire, BrokerBehaviour):
         await broker.close()
         await asyncio.wait_for(held, 1)
         assert self.lost(channel) == 1
+
+    # --- what is left behind -----------------------------------------------------------------------------------------
+    async def test_what_is_held_is_counted(self, connect: Connect, channel: str) -> None:
+        """By each process what it has in hand itself, also between two attempts: Redis keeps nothing, so nobody knows
+        of what is under way."""
+        broker, desk = connect("payment"), connect("orders")
+        for each in (broker, desk):
+            await each.open({channel: frozenset({"payment"})})
+        assert await broker.held(channel, "payment") == 0
+        messages = [(*event(number), "o-1") for number in range(8)]
+        reader = await self.read(broker, channel, "payment", messages, max_in_flight=3)
+        first, second, third = await reader.until(3)
+        assert [await each.held(channel, "payment") for each in (broker, desk)] == [3, 0]
+        assert await broker.held(channel, "shipping") == 0
+        waiting = asyncio.create_task(first.reject("not yet", retry_after_s=0.05))
+        await asyncio.sleep(0)
+        await second.ack()
+        await third.reject("never")
+        for count in range(4, 10):
+            await (await reader.until(count))[count - 1].ack()
+        await waiting
+        await self.holds(broker, channel, 0)
+        await reader.stop()
+
+    async def test_a_replay_that_nobody_hears_is_none(self, connect: Connect, channel: str) -> None:
+        """Others that listen to the channel do not count: the dead letter stays until its group listens; and what is
+        replayed then only its group hears."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment", "shipping"})})
+        letters = await self.buried(broker, channel, [event(1), event(2)])
+        other = Reader(broker, channel, "shipping", ack)
+        await self.listening(channel)
+        with pytest.raises(Unroutable, match=f"nobody of payment listens to {channel}"):
+            await broker.settle_dead_letter(channel, "payment", letters[1].id, replay=True)
+        assert await broker.dead_letters(channel, "payment") == letters
+        reader = Reader(broker, channel, "payment", ack)
+        await self.listening(channel, 2)
+        assert await broker.settle_dead_letter(channel, "payment", letters[1].id, replay=True) is True
+        await reader.until(1)
+        await self.nothing_else(broker)
+        assert (reader.ids, other.ids) == ([letters[1].id], [])
+        assert await broker.dead_letters(channel, "payment") == letters[:1]
+        await reader.stop()
+        await other.stop()
+
+    async def test_a_dead_letter_keeps_its_key(self, connect: Connect, channel: str) -> None:
+        """Also where it is not its subject: what is replayed keeps its place among its like."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        reader = await self.read(broker, channel, "payment", [(*event(), "another key")], give_up)
+        await reader.until(1)
+        await self.dead(channel, "payment")
+        [letter] = await broker.dead_letters(channel, "payment")
+        assert letter.headers == reader.deliveries[0].headers
+        assert await broker.settle_dead_letter(channel, "payment", letter.id, replay=True) is True
+        assert [delivery.key for delivery in await reader.until(2)] == ["another key"] * 2
+        await reader.stop()
 
     async def test_what_strangers_publish(self, connect: Connect, channel: str) -> None:
         """200 payloads that are hardly or not at all ours: each is refused, counted and a dead letter; no connection is

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,23 +21,24 @@ from redis.asyncio import Redis
 from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
 from services.transports import cloudevents
-from services.transports.errors import Unavailable, Undecodable
-from services.transports.messaging.redis_client import ATTEMPTS, REASON, from_fields, to_fields
-from services.transports.messaging.redis_consumer import CUT, ENTRY_ID, MANY_FIELDS
+from services.transports.errors import Unavailable, Undecodable, Unroutable
+from services.transports.messaging.redis_client import ATTEMPTS, CUT, ENTRY_ID, PAGE, REASON, from_fields, to_fields
+from services.transports.messaging.redis_consumer import MANY_FIELDS
 from services.transports.messaging.redis_streams import RedisStreams
-from services.transports.ports import Broker, Delivery, Message, Wiring
+from services.transports.ports import Broker, DeadLetter, Delivery, Message, Wiring
 from tests.servers import Server, server
 from tests.transports.fuzz import hammer
 from tests.transports.messaging.outage import OutageBehaviour
 from tests.transports.messaging.strangers import borne, drawn
 from tests.transports.messaging.suite import (
     PATIENCE_S,
-    BrokerBehaviour,
     Connect,
     Dead,
+    LogBehaviour,
     Reader,
     ack,
     event,
+    give_up,
     processing,
 )
 
@@ -84,8 +86,31 @@ def test_any_entry_is_a_message_or_undecodable() -> None:
     hammer(message_of, Undecodable, a_good_entry())
 
 
+async def test_questions_that_are_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that hangs is none that can be asked; nor is one that was closed."""
+    monkeypatch.setattr("services.transports.messaging.redis_client.COMMAND_S", 0.2)
+    hanging = socket.create_server(("127.0.0.1", 0))
+    url = f"redis://127.0.0.1:{hanging.getsockname()[1]}"
+    broker = RedisStreams(Wiring("payment", set_up("payment"), servers={"redis": url}))
+
+    async def questions(reason: str) -> None:
+        for question in (
+            broker.held("payment.commands", "payment"),
+            broker.dead_letters("payment.commands", "payment"),
+            broker.settle_dead_letter("payment.commands", "payment", "any", replay=False),
+            anext(broker.read("orders.journal")),
+        ):
+            with pytest.raises(Unavailable, match=reason):
+                await question
+
+    await questions("Redis: TimeoutError")
+    await broker.close()
+    await questions("Redis: closed")
+    hanging.close()
+
+
 @pytest.mark.live
-class TestRedisStreams(BrokerBehaviour):
+class TestRedisStreams(LogBehaviour):
     receives = True
     settle_word = "XACK"
     attributes: ClassVar[dict[str, set[str]]] = {
@@ -434,6 +459,125 @@ class TestRedisStreams(BrokerBehaviour):
         assert letter.reason == "no such card"
         assert letter.attempts >= 2
         assert letter.headers["traceparent"] == reader.deliveries[0].headers["traceparent"]
+        await reader.stop()
+
+    async def test_a_replayed_dead_letter_is_the_entry_that_it_was(self, connect: Connect, channel: str) -> None:
+        """Field by field, bytes that are no text, too; the notes on its death are gone."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        [letter] = await self.buried_as_it_is(broker, channel, {**self.garbage(), "data": b"\0\xff"})
+        [(_, before)] = await self.ask("xrange", channel)
+        assert await broker.settle_dead_letter(channel, "payment", letter.id, replay=True) is True
+        [_, (_, after)] = await self.ask("xrange", channel)
+        assert (after.pop(b"ce_labonlygroup"), after.pop(b"ce_labreplayed").isdigit()) == (b"payment", True)
+        assert after == before
+
+    async def buried_as_it_is(self, broker: Broker, channel: str, entry: dict[Any, Any]) -> list[DeadLetter]:
+        await self.ask("xadd", channel, entry)
+        reader = Reader(broker, channel, "payment", give_up)
+        await reader.until(1)
+        await reader.stop()
+        return await broker.dead_letters(channel, "payment")
+
+    async def test_a_dead_letter_is_found_behind_many(self, connect: Connect, channel: str) -> None:
+        """However many there are of it, its id is looked for in all; and whoever asks for the oldest gets those."""
+        broker, ids = connect(), [f"id-{number}" for number in range(2 * PAGE + 20)]
+        await broker.open({channel: frozenset({"payment"})})
+        async with Redis.from_url(self.url) as client, client.pipeline(transaction=False) as pipeline:
+            for each in ids:
+                pipeline.xadd(f"{channel}.payment.dead", {"ce_id": each, ATTEMPTS: "many", "data": b""})
+            await pipeline.execute()
+        letters = await broker.dead_letters(channel, "payment", limit=1_000)
+        assert [letter.id for letter in letters] == ids
+        assert {(letter.reason, letter.attempts) for letter in letters} == {("", 0)}
+        for each in (ids[-1], ids[PAGE]):
+            assert await broker.settle_dead_letter(channel, "payment", each, replay=False) is True
+            assert await broker.settle_dead_letter(channel, "payment", each, replay=False) is False
+            ids.remove(each)
+        assert [letter.id for letter in await broker.dead_letters(channel, "payment", limit=1_000)] == ids
+
+    async def test_one_of_many_replays_it(self, connect: Connect, channel: str) -> None:
+        """Whoever comes first, in any process: it comes again once."""
+        brokers = [connect("orders"), connect("payment")]
+        for broker in brokers:
+            await broker.open({channel: frozenset({"payment"})})
+        [letter] = await self.buried(brokers[0], channel, [event()])
+        settled = await asyncio.gather(
+            *(brokers[n % 2].settle_dead_letter(channel, "payment", letter.id, replay=True) for n in range(10))
+        )
+        assert sorted(settled) == [False] * 9 + [True]
+        assert await self.ask("xlen", channel) == 2
+        assert await self.ask("xlen", f"{channel}.payment.dead") == 0
+
+    async def test_a_replay_finds_its_stream_gone(self, connect: Connect, channel: str) -> None:
+        """It is made again by whoever knows its groups; anybody else hears that there is none, and the dead letter
+        stays."""
+        broker, stranger = connect("payment"), connect("orders")
+        await broker.open({channel: frozenset({"payment", "shipping"})})
+        letters = await self.buried(broker, channel, [event(1), event(2)])
+        await self.ask("delete", channel)
+        with pytest.raises(Unroutable, match=f"there is no stream {channel}"):
+            await stranger.settle_dead_letter(channel, "payment", letters[0].id, replay=True)
+        assert await broker.dead_letters(channel, "payment") == letters
+        assert await broker.settle_dead_letter(channel, "payment", letters[0].id, replay=True) is True
+        assert {group["name"] for group in await self.ask("xinfo_groups", channel)} == {b"payment", b"shipping"}
+        reader = Reader(broker, channel, "payment", ack)
+        await reader.until(1)
+        assert reader.ids == [letters[0].id]
+        await reader.stop()
+
+    # --- what is held, and what is remembered ------------------------------------------------------------------------
+    async def test_what_is_held_is_known_where_redis_does_not_know(self, connect: Connect, channel: str) -> None:
+        """Redis gives no lag where entries were deleted before a group had read them: then what waits is counted."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment", "shipping"})})
+        reader = Reader(broker, channel, "payment", max_in_flight=2)
+        ids = [await self.ask("xadd", channel, {"data": b""}) for _ in range(2)]
+        await reader.until(2)
+        ids += [await self.ask("xadd", channel, {"data": b""}) for _ in range(250)]
+        await self.ask("xdel", channel, ids[0], *ids[100:110])
+        assert {group["lag"] for group in await self.ask("xinfo_groups", channel)} == {None}
+        assert await broker.held(channel, "payment") == 2 + 250 - 10
+        assert await broker.held(channel, "shipping") == 252 - 11
+        assert await broker.held(channel, "nobody") == 0
+        assert await broker.held(f"not-{channel}", "payment") == 0
+        await reader.stop()
+
+    async def test_a_journal_is_never_trimmed(self, connect: Connect, channel: str, journal: str) -> None:
+        """However short streams are kept: while another one shrinks, all of it can be read."""
+        self.options = {"redis_claim_idle_s": QUICK_S, "redis_stream_maxlen": 100}
+        log = connect()
+        await log.open({each: frozenset({"ledger"}) for each in (channel, journal)})
+        readers = [Reader(log, each, "ledger", ack) for each in (journal, channel)]
+        count = 2 * PAGE + 100
+        for each in (journal, channel):
+            await asyncio.gather(*(log.publish(*event(n), channel=each, key=f"o-{n}") for n in range(count)))
+        for reader in readers:
+            await reader.until(count)
+
+        async def shrunk() -> bool:
+            return await self.ask("xlen", channel) <= 200
+
+        await eventually(shrunk, "the other stream is trimmed")
+        # the journal's consumer tidies up as often as the other one's, and began earlier
+        settled = [group["pending"] for group in await self.ask("xinfo_groups", journal)]
+        assert (settled, await self.ask("xlen", journal)) == ([0], count)
+        assert set(await self.recalled(log, journal)) == {event(n)[0]["ce-id"] for n in range(count)}
+        for reader in readers:
+            await reader.stop()
+
+    async def test_a_journal_needs_no_reader(self, connect: Connect, journal: str) -> None:
+        """It remembers without any group; one that is made later begins at its beginning."""
+        log = connect()
+        await log.open({journal: frozenset()})
+        assert await self.recalled(log, journal) == []
+        for number in range(3):
+            await log.publish(*event(number), channel=journal, key="o-1")
+        wanted = [event(number)[0]["ce-id"] for number in range(3)]
+        assert await self.recalled(log, journal) == wanted
+        reader = Reader(log, journal, "ledger", ack)
+        await reader.until(3)
+        assert reader.ids == wanted
         await reader.stop()
 
     # --- strangers -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import socket
 import sys
 import time
 import uuid
@@ -24,7 +25,7 @@ from services.transports import cloudevents
 from services.transports.errors import TransportError, Unavailable, Undecodable, Unroutable
 from services.transports.messaging.sqs import Sqs
 from services.transports.messaging.sqs_client import RECEIVES, Link
-from services.transports.messaging.sqs_consumer import ATTEMPTS, REASON
+from services.transports.messaging.sqs_message import ATTEMPTS, REASON
 from services.transports.messaging.structured import Unreadable, pack, unpack
 from services.transports.ports import Broker, Delivery, Message, Wiring
 from tests.servers import Server, server
@@ -39,6 +40,7 @@ from tests.transports.messaging.suite import (
     Reader,
     ack,
     event,
+    give_up,
     processing,
 )
 
@@ -207,9 +209,18 @@ class SqsBehaviour(Wire, BrokerBehaviour):
     @pytest.fixture(autouse=True)
     def _server(self, elasticmq: Server) -> None:
         self.url = elasticmq.address
+        self.brokers: list[Sqs] = []
 
     def broker(self, telemetry: Telemetry, service: str, **settings: Any) -> Broker:
-        return Sqs(Wiring(service, telemetry, servers={"sqs": self.url}, sqs_fifo=self.fifo, **settings))
+        self.brokers.append(Sqs(Wiring(service, telemetry, servers={"sqs": self.url}, sqs_fifo=self.fifo, **settings)))
+        return self.brokers[-1]
+
+    async def listening(self, channel: str, readers: int = 1) -> None:
+        """Return when those that have left have had their last poll: what it brings is received once more by others."""
+        subscriptions = [each for broker in self.brokers for each in broker._subscriptions]
+        async with asyncio.timeout(PATIENCE_S):
+            left = [each._poller for each in subscriptions if each._leaving]
+            await asyncio.gather(*left, return_exceptions=True)
 
     def destinations(self, channel: str, group: str) -> tuple[str, str]:
         queue = queue_of(channel) + (".fifo" if self.fifo else "")
@@ -231,6 +242,8 @@ class SqsBehaviour(Wire, BrokerBehaviour):
 
 @pytest.mark.live
 class TestSqs(SqsBehaviour):
+    dies_in_order = False
+
     # --- lent for a time --------------------------------------------------------------------------------------------
     async def test_what_is_in_hand_stays_hidden_until_its_holder_is_killed(
         self, connect: Connect, channel: str
@@ -439,6 +452,128 @@ class TestSqs(SqsBehaviour):
         assert {f"{link.context.span_id:016x}" for link in batch.links} == producers
         assert (batch.parent, batch.attributes[c.BATCH_MESSAGE_COUNT]) == (None, 6)
 
+    # --- what is left behind ------------------------------------------------------------------------------------------
+    async def test_what_sqs_buried_can_be_read_and_replayed(self, connect: Connect, channel: str) -> None:
+        """Nobody gave a reason, and looking does not count as an attempt; it comes again as a new message."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+
+        async def fail(delivery: Delivery) -> None:
+            await delivery.reject("again", retry_after_s=0)
+
+        reader = await self.read(broker, channel, "payment", [(*event(), "o-1")], fail)
+        await reader.until(RECEIVES)
+        async with asyncio.timeout(PATIENCE_S):
+            while not (letters := await broker.dead_letters(channel, "payment")):
+                await asyncio.sleep(0.05)
+        await reader.stop()
+        [letter] = letters
+        assert (letter.reason, letter.attempts, letter.died_at_ns) == ("", RECEIVES, None)
+        assert (letter.headers, letter.body) == (reader.deliveries[0].headers, reader.deliveries[0].body)
+        assert await broker.dead_letters(channel, "payment") == letters
+        later = Reader(broker, channel, "payment", ack)
+        await self.listening(channel)
+        assert await broker.settle_dead_letter(channel, "payment", letter.id, replay=True) is True
+        [delivery] = await later.until(1)
+        assert (delivery.attempt, delivery.body) == (1, letter.body)
+        await later.stop()
+
+    async def test_two_look_at_once(self, connect: Connect, channel: str) -> None:
+        """Within a process one after the other; of two processes the later one may see fewer. In the end all lie there
+        for anybody."""
+        broker, desk = connect("payment"), connect("orders")
+        for each in (broker, desk):
+            await each.open({channel: frozenset({"payment"})})
+        letters = await self.buried(broker, channel, [event(number) for number in range(25)])
+        ids = {letter.id for letter in letters}
+        looks = await asyncio.gather(*(broker.dead_letters(channel, "payment") for _ in range(3)))
+        assert looks == [letters] * 3
+        looks = await asyncio.gather(*(each.dead_letters(channel, "payment") for each in (broker, desk)))
+        assert all({letter.id for letter in look} <= ids for look in looks)
+        await self.until_counted(f"{channel}_dead", visible=25, hidden=0)
+        assert await desk.dead_letters(channel, "payment") == letters
+
+    async def test_what_another_has_in_hand_is_waited_for(self, connect: Connect, channel: str) -> None:
+        """A moment; then nobody says that it is not there."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        [letter] = await self.buried(broker, channel, [event()])
+        async with self.client() as client:
+            url = await self.address(client, f"{queue_of(channel)}_dead")
+            [taken] = (await client.receive_message(QueueUrl=url, VisibilityTimeout=20))["Messages"]
+            with pytest.raises(Unavailable, match="is not among 0 dead letters"):
+                await broker.settle_dead_letter(channel, "payment", letter.id, replay=False)
+            settling = asyncio.create_task(broker.settle_dead_letter(channel, "payment", letter.id, replay=False))
+            receipt = taken["ReceiptHandle"]
+            await client.change_message_visibility(QueueUrl=url, ReceiptHandle=receipt, VisibilityTimeout=0)
+        assert await settling is True
+        assert await broker.dead_letters(channel, "payment") == []
+
+    async def test_more_than_one_look_brings(
+        self, connect: Connect, channel: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of what one look did not bring nobody says that it is not there; and it goes back."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        await self.buried(broker, channel, [event(number) for number in range(12)])
+        monkeypatch.setattr("services.transports.messaging.sqs_dead_letters.MANY", 11)
+        with pytest.raises(Unavailable, match=r"any is not among 11 dead letters of .*, and there may be more"):
+            await broker.settle_dead_letter(channel, "payment", "any", replay=False)
+        await self.until_counted(f"{channel}_dead", visible=12, hidden=0)
+        assert len(await broker.dead_letters(channel, "payment", limit=11)) == 11
+        assert len(await broker.dead_letters(channel, "payment", limit=12)) == 12
+        [oldest] = await broker.dead_letters(channel, "payment", limit=1)
+        monkeypatch.setattr("services.transports.messaging.sqs_dead_letters.MANY", 13)
+        assert await broker.settle_dead_letter(channel, "payment", "any", replay=False) is False
+        assert await broker.settle_dead_letter(channel, "payment", oldest.id, replay=False) is True
+        await self.until_counted(f"{channel}_dead", visible=11, hidden=0)
+
+    async def test_a_replay_has_room_for_its_instant(self, connect: Connect, channel: str) -> None:
+        """A message of a stranger's has all the attributes that SQS allows: the trace context stays and one of his
+        goes, at its death and at its replay."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        own = {f"a-{n}": {"DataType": "String", "StringValue": "own"} for n in range(9)}
+        traceparent = f"00-{'1' * 32}-{'2' * 16}-01"
+        attributes = {**own, "traceparent": {"DataType": "String", "StringValue": traceparent}}
+        await self.put(channel, pack(*event()).decode(), MessageAttributes=attributes)
+        reader = Reader(broker, channel, "payment", give_up)
+        await reader.until(1)
+        await self.dead(channel, "payment")
+        for attempt in (2, 3):
+            [letter] = await broker.dead_letters(channel, "payment")
+            assert letter.headers == reader.deliveries[-1].headers
+            assert await broker.settle_dead_letter(channel, "payment", letter.id, replay=True) is True
+            again = (await reader.until(attempt))[-1]
+            assert again.headers["traceparent"] == traceparent
+            assert len(again.native["MessageAttributes"]) <= 10
+            await self.dead(channel, "payment")
+        await reader.stop()
+
+    async def test_queues_that_are_not_there_hold_nothing(self, connect: Connect, channel: str) -> None:
+        """Whether they never were, or are gone; but a dead letter whose queue is gone is not replayed into nowhere."""
+        broker = connect()
+
+        async def nothing() -> None:
+            assert await broker.held(channel, "payment") == 0
+            assert await broker.dead_letters(channel, "payment") == []
+            assert await broker.settle_dead_letter(channel, "payment", "any", replay=True) is False
+
+        await nothing()
+        await broker.open({channel: frozenset({"payment"})})
+        letters = await self.buried(broker, channel, [event()])
+        await self.delete(queue_of(channel))
+        assert await broker.held(channel, "payment") == 0
+        with pytest.raises(Unroutable, match=r"SQS: .* does not exist"):
+            await broker.settle_dead_letter(channel, "payment", letters[0].id, replay=True)
+        assert await broker.dead_letters(channel, "payment") == letters
+        await self.delete(f"{queue_of(channel)}_dead")
+        await nothing()
+
+    async def delete(self, queue: str) -> None:
+        async with self.client() as client:
+            await client.delete_queue(QueueUrl=await self.address(client, queue))
+
     # --- dead letters, and strangers ----------------------------------------------------------------------------------
     async def test_a_dead_letter_is_the_message_and_a_note(self, connect: Connect, channel: str) -> None:
         """Body and attributes as they were, so that it can be sent again; reason, attempts, receipt and receive count
@@ -543,6 +678,28 @@ async def test_amazon_without_a_region_says_so(monkeypatch: pytest.MonkeyPatch, 
     assert await broker.ready() == "closed"
 
 
+async def test_questions_that_are_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that hangs is none that can be asked; nor is one that was closed."""
+    monkeypatch.setitem(Link.ask.__kwdefaults__, "within_s", 0.2)
+    hanging = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+    broker = Sqs(Wiring("payment", set_up("payment"), servers={"sqs": url}))
+
+    async def questions(reason: str) -> None:
+        for question in (
+            broker.held("payment.commands", "payment"),
+            broker.dead_letters("payment.commands", "payment"),
+            broker.settle_dead_letter("payment.commands", "payment", "any", replay=False),
+        ):
+            with pytest.raises(Unavailable, match=reason):
+                await question
+
+    await questions("SQS did not answer within 0.2 s")
+    await broker.close()
+    await questions("SQS: closed")
+    hanging.close()
+
+
 @pytest.mark.live
 class TestSqsFifo(SqsBehaviour):
     fifo = True
@@ -579,6 +736,38 @@ class TestSqsFifo(SqsBehaviour):
         await broker.publish(*event(2), channel=channel, key="o-1")
         await reader.until(2)
         assert reader.ids == [event(number)[0]["ce-id"] for number in (1, 2)]
+        await reader.stop()
+
+    async def test_two_dead_letters_of_one_id_are_two(self, connect: Connect, channel: str) -> None:
+        """The second one is a stranger's: ours would be dropped. The older one is settled first."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        reader = await self.read(broker, channel, "payment", [(*event(), "o-1")], give_up)
+        await reader.until(1)
+        await self.dead(channel, "payment")
+        await self.put(channel, pack(*event()).decode())
+        await reader.until(2)
+        await reader.stop()
+        first, second = await broker.dead_letters(channel, "payment")
+        assert first.id == second.id == event()[0]["ce-id"]
+        assert await broker.settle_dead_letter(channel, "payment", first.id, replay=False) is True
+        assert await broker.dead_letters(channel, "payment") == [second]
+        assert await broker.settle_dead_letter(channel, "payment", first.id, replay=False) is True
+        assert await broker.settle_dead_letter(channel, "payment", first.id, replay=False) is False
+
+    async def test_a_replayed_message_keeps_its_orders_order(self, connect: Connect, channel: str) -> None:
+        """It is in the group of its order again, and waits behind what is in hand of it."""
+        broker = connect()
+        await broker.open({channel: frozenset({"payment"})})
+        [letter] = await self.buried(broker, channel, [event(1)])
+        reader = await self.read(broker, channel, "payment", [(*event(2), "o-1")])
+        [in_hand] = await reader.until(1)
+        assert await broker.settle_dead_letter(channel, "payment", letter.id, replay=True) is True
+        await self.until_counted(channel, visible=1, hidden=1)
+        await self.nothing_else(broker)
+        assert len(reader.deliveries) == 1
+        await in_hand.ack()
+        assert (await reader.until(2))[1].headers["ce-id"] == letter.id
         await reader.stop()
 
     async def test_any_key_and_id_will_do(self, connect: Connect, channel: str) -> None:

@@ -27,6 +27,7 @@ from tests.transports.rpc.avro_strangers import (
     OTHER_WORDS,
     PARAMETERS,
     SAME,
+    WITHOUT_QUOTES,
     Foreign,
     ask,
     calling,
@@ -222,8 +223,9 @@ class TestAvroRpc(SocketRpcSuite):
             (changed(gift={"type": "string", "default": ""}), order(gift="ja")),
             (changed(order_id="string"), PARAMETERS),
             (changed("Event", reason=None), PARAMETERS),
+            (WITHOUT_QUOTES, PARAMETERS),
         ],
-        ids=["words", "one field more", "reordered", "an answer with one field less"],
+        ids=["words", "one field more", "reordered", "an answer with one field less", "an earlier one"],
     )
     async def test_a_caller_of_another_protocol_is_understood(
         self, world: World, theirs: avro.protocol.Protocol, parameters: Any
@@ -283,8 +285,8 @@ class TestAvroRpc(SocketRpcSuite):
 
     @pytest.mark.parametrize(
         "theirs",
-        [SAME, changed("Event", colour="string"), changed("Event", reason=None)],
-        ids=["the same", "one field more", "one field less"],
+        [SAME, changed("Event", colour="string"), changed("Event", reason=None), WITHOUT_QUOTES],
+        ids=["the same", "one field more", "one field less", "an earlier one"],
     )
     async def test_a_server_of_the_library_is_understood(self, world: World, theirs: avro.protocol.Protocol) -> None:
         with peer(Foreign(theirs).respond) as other:
