@@ -8,94 +8,44 @@ they are described by their names in CloudEvents' HTTP binding, and each server 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from services.domain.messages import MESSAGES, Command, Event, Refusal, type_name
+from services.contracts.asyncapi_brokers import SERVERS, bindings
+from services.domain.messages import MESSAGES, Command, Event, type_name
 
 MEDIA_TYPE = "application/vnd.aai.asyncapi+json;version=3.0.0"
-_BINARY = "CloudEvents binary mode"
-_STRUCTURED = (
-    "CloudEvents structured mode: the message is one JSON object that holds the headers, without ce-, content-type as "
-    "datacontenttype, sent-at as labsentat, and the payload as data (data_base64, where it is not JSON)"
-)
-_ADDRESS = {"host": "{address}"}
-
-
-def _server(address: str, variable: str, protocol: str, description: str, **more: Any) -> dict[str, Any]:
-    about = {"default": address, "description": f"the setting {variable}"}
-    return {**_ADDRESS, "protocol": protocol, **more, "description": description, "variables": {"address": about}}
-
-
-_SERVERS = {
-    "rabbitmq": _server(
-        "localhost:5672",
-        "LAB_RABBITMQ_URL",
-        "amqp",
-        f"{_BINARY}; ce-<name> is the header cloudEvents:<name>, content-type the property.",
-        protocolVersion="0-9-1",
-        security=[{"$ref": "#/components/securitySchemes/user"}],
-    ),
-    "kafka": _server(
-        "localhost:9092", "LAB_KAFKA_BOOTSTRAP", "kafka", f"{_BINARY}; ce-<name> is the record's header ce_<name>."
-    ),
-    "sqs": _server(
-        "localhost:9324",
-        "LAB_SQS_URL",
-        "sqs",
-        f"{_STRUCTURED}. traceparent and tracestate are message attributes instead.",
-    ),
-    "redis_streams": _server(
-        "localhost:6379",
-        "LAB_REDIS_URL",
-        "redis",
-        f"{_BINARY}; ce-<name> is the field ce_<name>, data the payload.",
-    ),
-    "redis_pubsub": _server(
-        "localhost:6379",
-        "LAB_REDIS_URL",
-        "redis",
-        f"{_STRUCTURED}. What is published while nobody listens is gone.",
-    ),
-}
+Messages = frozenset[type[Command | Event]]
+REPLY_TO = "reply-to"
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One channel of the running system: who says what in it, which groups hear it, which styles use it, and which
-    transports can carry it."""
+    """One channel of the running system: who says what in it, what each group that hears it has a use for, which styles
+    use it, and which transports can carry it. Whoever is in ``asked`` may want answers: those, on the channels
+    ``replies``. ``kept`` is for good."""
 
     name: str
-    said: Mapping[str, frozenset[type[Command | Event]]]
-    groups: frozenset[str]
+    said: Mapping[str, Messages]
+    heard: Mapping[str, Messages]
+    asked: Mapping[str, Messages]
+    replies: frozenset[str]
     styles: frozenset[str]
     transports: frozenset[str]
+    kept: bool = False
 
     @property
     def messages(self) -> list[str]:
-        return _names(frozenset[type[Command | Event]]().union(*self.said.values()))
-
-    @property
-    def bindings(self) -> dict[str, Any]:
-        """What the brokers call it and make of it. AsyncAPI has no words for Redis."""
-        name = self.name.replace(".", "_")
-        queue = {"name": name, "fifoQueue": False}
-        dead = {"name": f"{name}_dead", "fifoQueue": False, "messageRetentionPeriod": 14 * 24 * 3600}
-        redrive = {"deadLetterQueue": {"name": dead["name"]}, "maxReceiveCount": 20}
-        exchange = {"name": "antiphon", "type": "topic", "durable": True, "autoDelete": False}
-        words = {
-            "rabbitmq": ("amqp", {"is": "routingKey", "exchange": exchange}),
-            "kafka": ("kafka", {"topic": self.name, "partitions": 3, "replicas": 1}),
-            "sqs": ("sqs", {"queue": {**queue, "redrivePolicy": redrive}, "deadLetterQueue": dead}),
-        }
-        return dict(words[name] for name in sorted(self.transports & words.keys()))
+        return _names(_all(self.said))
 
 
 def document(channels: Iterable[Channel], formats: Mapping[str, str]) -> dict[str, Any]:
     """The document of all services together. ``formats`` are the payload's content-types by name, the default first."""
     channels = sorted(channels, key=lambda channel: channel.name)
+    requests = {kind for channel in channels if channel.asked for kind in _all(channel.said)}
     default = next(iter(formats.values()))
     return {
         "asyncapi": "3.0.0",
@@ -106,14 +56,22 @@ def document(channels: Iterable[Channel], formats: Mapping[str, str]) -> dict[st
             "and keyed by the order's id. Delivery is at least once; on Redis pub/sub it is at most once.",
         },
         "defaultContentType": default,
-        "servers": {name: _SERVERS[name] for name in sorted({t for c in channels for t in c.transports})},
-        "channels": {channel.name: _channel(channel) for channel in channels},
+        "servers": {name: SERVERS[name] for name in sorted({t for c in channels for t in c.transports})},
+        "channels": {
+            **{channel.name: _channel(channel) for channel in channels},
+            REPLY_TO: _reply_channel(channels, formats),
+        },
         "operations": {name: operation for channel in channels for name, operation in _operations(channel)},
         "components": {
-            "messages": {name: _message(name, kind, formats) for name, kind in _spoken(channels).items()},
-            "schemas": {**_payloads(), "Headers": _headers(channels, formats)},
+            "messages": {
+                name: _message(name, kind, formats, "request" if kind in requests else "order")
+                for name, kind in _spoken(channels).items()
+            },
+            "schemas": {**_payloads(channels), "Headers": _headers(channels, formats)},
             "correlationIds": {
                 "order": {"description": "the order's id", "location": "$message.header#/ce-subject"},
+                "request": {"description": "the request's own id", "location": "$message.header#/ce-id"},
+                "answer": {"description": "the request's id", "location": "$message.header#/ce-correlationid"},
             },
             "securitySchemes": {"user": {"type": "userPassword"}},
         },
@@ -127,9 +85,18 @@ def committed() -> str:
 
 
 def _spoken(channels: Iterable[Channel]) -> dict[str, type[Command | Event]]:
-    """Every message that is said somewhere, in the vocabulary's order."""
-    spoken = {kind for channel in channels for kinds in channel.said.values() for kind in kinds}
-    return {name: kind for name, kind in MESSAGES.items() if kind in spoken}
+    """Every message that is said somewhere."""
+    return _by_name(kind for channel in channels for kind in _all(channel.said))
+
+
+def _by_name(kinds: Iterable[type[Command | Event]]) -> dict[str, type[Command | Event]]:
+    """In the vocabulary's order."""
+    wanted = set(kinds)
+    return {name: kind for name, kind in MESSAGES.items() if kind in wanted}
+
+
+def _all(kinds: Mapping[str, Messages]) -> Messages:
+    return Messages().union(*kinds.values())
 
 
 def _names(kinds: Iterable[type[Command | Event]]) -> list[str]:
@@ -142,57 +109,102 @@ def _channel(channel: Channel) -> dict[str, Any]:
         "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in channel.messages},
         "servers": [{"$ref": f"#/servers/{name}"} for name in sorted(channel.transports)],
         "tags": [{"name": style} for style in sorted(channel.styles)],
-        "bindings": channel.bindings,
+        "bindings": bindings(channel.name, channel.transports, kept=channel.kept),
+    }
+
+
+def _reply_channel(channels: Iterable[Channel], formats: Mapping[str, str]) -> dict[str, Any]:
+    """Where answers go. AsyncAPI wants a channel without an address where the request has it (3.0.0, Operation Reply
+    Object); those that requests of ours name are channels of their own beside it."""
+    named = _replies(channels)
+    answers = _by_name(kind for channel in channels for kind in _all(channel.asked))
+    carrying = {name for channel in channels if channel.name in named for name in channel.transports}
+    return {
+        "address": None,
+        "title": "The channel that a request names",
+        "description": f"One of {', '.join(named)}.",
+        "messages": {name: _message(name, kind, formats, "answer") for name, kind in answers.items()},
+        "servers": [{"$ref": f"#/servers/{name}"} for name in sorted(carrying)],
+    }
+
+
+def _replies(channels: Iterable[Channel]) -> list[str]:
+    """Every channel that a request names."""
+    return sorted({name for channel in channels for name in channel.replies})
+
+
+def _reply(kinds: Messages) -> dict[str, Any]:
+    """What is answered to an operation's messages, where they ask for it."""
+    about = "not every message has it: no answer is wanted then"
+    return {
+        "address": {"location": f"$message.header#/{REPLY_TO}", "description": about},
+        "channel": {"$ref": f"#/channels/{REPLY_TO}"},
+        "messages": [{"$ref": f"#/channels/{REPLY_TO}/messages/{name}"} for name in _names(kinds)],
     }
 
 
 def _operations(channel: Channel) -> Iterable[tuple[str, dict[str, Any]]]:
-    def operation(action: str, service: str, names: Iterable[str], bindings: dict[str, Any]) -> dict[str, Any]:
+    known = bindings(channel.name, channel.transports, kept=channel.kept)
+
+    def operation(
+        action: str, service: str, kinds: Messages, answers: Messages, words: dict[str, Any]
+    ) -> dict[str, Any]:
         place = f"#/channels/{channel.name}"
         return {
             "action": action,
             "channel": {"$ref": place},
-            "messages": [{"$ref": f"{place}/messages/{name}"} for name in names],
+            "messages": [{"$ref": f"{place}/messages/{name}"} for name in _names(kinds)],
+            **({"reply": _reply(answers)} if answers else {}),
             "tags": [{"name": service}],
-            "bindings": {name: binding for name, binding in bindings.items() if name in channel.bindings},
+            "bindings": {name: binding for name, binding in words.items() if name in known},
         }
 
     for sender, kinds in sorted(channel.said.items()):
-        bindings: dict[str, Any] = {"amqp": {"deliveryMode": 2, "mandatory": True}}
-        yield f"{sender}.sends.{channel.name}", operation("send", sender, _names(kinds), bindings)
-    for group in sorted(channel.groups):
+        words: dict[str, Any] = {"amqp": {"deliveryMode": 2, "mandatory": True}}
+        answers = channel.asked.get(sender, Messages())
+        yield f"{sender}.sends.{channel.name}", operation("send", sender, kinds, answers, words)
+    for group, kinds in sorted(channel.heard.items()):
         name = f"{group}.{channel.name}"
-        bindings = {"amqp": {"ack": True, "x-queue": name}, "kafka": {"groupId": {"type": "string", "const": name}}}
-        yield f"{group}.receives.{channel.name}", operation("receive", group, channel.messages, bindings)
+        words = {"amqp": {"ack": True, "x-queue": name}, "kafka": {"groupId": {"type": "string", "const": name}}}
+        yield f"{group}.receives.{channel.name}", operation("receive", group, kinds, _all(channel.asked), words)
 
 
-def _message(name: str, kind: type[Command | Event], formats: Mapping[str, str]) -> dict[str, Any]:
+def _message(name: str, kind: type[Command | Event], formats: Mapping[str, str], correlation: str) -> dict[str, Any]:
     record = "Command" if issubclass(kind, Command) else "Event"
     files = {"protobuf": f"antiphon.proto#{record}", "avro": f"antiphon.avpr#{record}"}
-    shape = "Refusal" if issubclass(kind, Refusal) else record
+    headers: dict[str, Any] = {"properties": {"ce-type": {"const": name}}}
+    if correlation == "answer":
+        headers["required"] = ["ce-correlationid"]
     return {
         "name": name,
         "title": kind.__name__,
-        "headers": {
-            "allOf": [{"$ref": "#/components/schemas/Headers"}, {"properties": {"ce-type": {"const": name}}}],
-        },
-        "payload": {"$ref": f"#/components/schemas/{shape}"},
-        "correlationId": {"$ref": "#/components/correlationIds/order"},
+        "headers": {"allOf": [{"$ref": "#/components/schemas/Headers"}, headers]},
+        "payload": {"$ref": f"#/components/schemas/{_shape(kind).__name__}"},
+        "correlationId": {"$ref": f"#/components/correlationIds/{correlation}"},
         "bindings": {"kafka": {"key": {"type": "string", "description": "the order's id"}}},
         "x-formats": {formats[each]: file for each, file in files.items() if each in formats},
     }
 
 
-def _payloads() -> dict[str, Any]:
-    """The domain's types as JSON Schema, with what ``validity.check`` asks of them."""
+def _shape(kind: type[Command | Event]) -> type[Command | Event]:
+    """The type that says which fields ``kind`` has: the nearest above it that declares some."""
+    types = (each for each in kind.__mro__ if issubclass(each, Command | Event))
+    return next(each for each in types if get_annotations(each))
+
+
+def _payloads(channels: Iterable[Channel]) -> dict[str, Any]:
+    """The domain's types as JSON Schema, with what ``validity`` asks of them."""
+    shapes = dict.fromkeys(map(_shape, _spoken(channels).values()))
     _, schemas = TypeAdapter.json_schemas(
-        [(t, "validation", TypeAdapter(t)) for t in (Command, Event, Refusal)],
+        [(t.__name__, "validation", TypeAdapter(t)) for t in shapes],
         ref_template="#/components/schemas/{model}",
     )
     payloads: dict[str, Any] = schemas["$defs"]
     payloads["Line"]["properties"]["quantity"]["minimum"] = 1
     payloads["Order"]["properties"]["order_id"]["minLength"] = 1
     payloads["Order"]["properties"]["lines"]["minItems"] = 1
+    for name in ("price_cents", "days"):
+        payloads["Quote"]["properties"][name]["minimum"] = 0
     return payloads
 
 
@@ -201,6 +213,7 @@ def _headers(channels: Iterable[Channel], formats: Mapping[str, str]) -> dict[st
         return {"type": "string", **({"description": description} if description else {}), **more}
 
     senders = sorted({sender for channel in channels for sender in channel.said})
+    groups = sorted({group for channel in channels for group in channel.heard})
     attributes = {
         "ce-specversion": text(const="1.0"),
         "ce-id": text("follows from what led to the message: the same again is a duplicate", format="uuid"),
@@ -209,14 +222,18 @@ def _headers(channels: Iterable[Channel], formats: Mapping[str, str]) -> dict[st
         "ce-subject": text("the order's id", minLength=1),
         "ce-time": text("when it was made, UTC", format="date-time"),
         "ce-labstyle": text("whose conversation it is", enum=sorted({s for c in channels for s in c.styles})),
-        "ce-labtransport": text("by which the customer sent the order"),
+        "ce-labtransport": text("which the customer chose, one for each port of the style, comma-separated"),
         "content-type": text("the payload's format", enum=list(formats.values())),
         "sent-at": text("when it was handed to the broker, in ns since 1970", pattern="^[0-9]{1,19}$"),
     }
     optional = {
+        REPLY_TO: text("an answer is wanted on that channel", enum=_replies(channels)),
+        "ce-correlationid": text("in an answer: the ce-id of its request", format="uuid"),
         "ce-dataschema": text("in Protobuf alone: the type URL", format="uri-reference"),
         "traceparent": text("W3C Trace Context", pattern="^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"),
         "tracestate": text("W3C Trace Context"),
         "baggage": text("W3C Baggage"),
+        "ce-labreplayed": text("when it was put back from the dead letters, in ns since 1970", pattern="^[0-9]{1,19}$"),
+        "ce-labonlygroup": text("put back for that group alone: the others pass it over", enum=groups),
     }
     return {"type": "object", "properties": {**attributes, **optional}, "required": list(attributes)}

@@ -11,9 +11,9 @@ from typing import Any
 import fastavro
 from avro.protocol import parse
 
+from services.contracts.events import answer, made
 from services.contracts.validity import check
-from services.domain.messages import MESSAGES, Command, Event, Line, Order, Refusal, type_name
-from services.domain.order import STEP_OF
+from services.domain.messages import MESSAGES, Command, Event, Line, Order, type_name
 
 PROTOCOL = parse(Path(__file__).with_name("antiphon.avpr").read_text("utf-8"))
 
@@ -82,21 +82,22 @@ def command_from(record: dict[str, Any], command: type[Command]) -> Command:
 
 def event_to(event: Event) -> dict[str, Any]:
     """A record ``Event``."""
-    reason = event.reason if isinstance(event, Refusal) else None
-    return {"type": type_name(type(event)), "order": order_to(event.order), "reason": reason}
+    return {
+        "type": type_name(type(event)),
+        "order": order_to(event.order),
+        "reason": getattr(event, "reason", None),
+        "carrier": getattr(event, "carrier", None),
+        "price_cents": getattr(event, "price_cents", None),
+        "days": getattr(event, "days", None),
+    }
 
 
 def event_from(record: dict[str, Any], command: Command | None = None) -> Event:
-    """The event of a record ``Event``; in an answer to ``command`` it must be one of its step's. Raises
+    """The event of a record ``Event``; in an answer to ``command`` it must be one that answers it. Raises
     ``ValueError``."""
     event_type = MESSAGES.get(record["type"])
     if event_type is None or not issubclass(event_type, Event):
         raise ValueError(f"type: {record['type'][:60]!r} is no event")
-    if command is not None and STEP_OF.get(event_type) is not STEP_OF[type(command)]:
-        raise ValueError(f"type: {record['type']!r} is no answer to {type_name(type(command))}")
-    order = order_from(record["order"])
-    if not issubclass(event_type, Refusal):
-        return event_type(order)
-    if record["reason"] is None:
-        raise ValueError("reason: is missing")
-    return event_type(order, record["reason"])
+    if command is not None:
+        event_type = answer(record["type"], command)
+    return made(event_type, order_from(record["order"]), record.__getitem__)

@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
 
+from services.contracts.events import ANSWERS
 from services.domain.messages import Command, Event, Order, type_name
-from services.domain.order import HEARD
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"
@@ -69,8 +69,7 @@ def complete(app: FastAPI) -> None:
             [(t, "validation", TypeAdapter(t)) for t in (Command, Answer, Problem)], ref_template=_REF + "{model}"
         )
         document["components"] = {"schemas": schemas["$defs"]}
-        types = sorted(map(type_name, HEARD))
-        document["components"]["schemas"]["Answer"]["properties"]["type"]["enum"] = types
+        document["components"]["schemas"]["Answer"]["properties"]["type"]["enum"] = sorted(ANSWERS)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -3,8 +3,8 @@ know, which are passed over."""
 
 from pydantic import TypeAdapter, ValidationError
 
-from services.contracts.validity import check
-from services.domain.messages import MESSAGES, Command, Event
+from services.contracts.validity import check, check_quote
+from services.domain.messages import MESSAGES, Command, Event, Quote
 
 _ADAPTERS: dict[type[Command | Event], TypeAdapter[Command | Event]] = {t: TypeAdapter(t) for t in MESSAGES.values()}
 # what an adapter's own methods call, without the options that they look at
@@ -25,4 +25,6 @@ def loads(message_type: type[Command | Event], body: bytes) -> Command | Event:
         where = ".".join(str(part) for part in first["loc"]) or "body"
         raise ValueError(f"{where}: {first['msg']}") from None
     check(payload.order)
+    if isinstance(payload, Quote):
+        check_quote(payload)
     return payload

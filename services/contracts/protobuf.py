@@ -4,10 +4,10 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from services.contracts.events import answer, made
 from services.contracts.generated import antiphon_pb2 as pb
 from services.contracts.validity import check
-from services.domain.messages import MESSAGES, Command, Event, Line, Order, Refusal, type_name
-from services.domain.order import STEP_OF
+from services.domain.messages import Command, Event, Line, Order, type_name
 
 
 def order_to(order: Order) -> Any:
@@ -34,26 +34,24 @@ def order_from(message: Any) -> Order:
 
 
 def event_to(event: Event) -> Any:
-    reason = event.reason if isinstance(event, Refusal) else None
-    return pb.Event(type=type_name(type(event)), order=order_to(event.order), reason=reason)
+    return pb.Event(
+        type=type_name(type(event)),
+        order=order_to(event.order),
+        reason=getattr(event, "reason", None),
+        carrier=getattr(event, "carrier", None),
+        price_cents=getattr(event, "price_cents", None),
+        days=getattr(event, "days", None),
+    )
 
 
 def event_from(message: Any, command: Command) -> Event:
     """The event in an answer to ``command``. Raises ``ValueError``."""
-    event_type = MESSAGES.get(message.type)
-    if event_type is None or STEP_OF.get(event_type) is not STEP_OF[type(command)]:
-        raise ValueError(f"type: {message.type[:60]!r} is no answer to {type_name(type(command))}")
-    assert issubclass(event_type, Event)
-    return _event(message, event_type)
+    return _event(message, answer(message.type, command))
 
 
 def _event(message: Any, event_type: type[Event]) -> Event:
     order = order_from(message)
-    if issubclass(event_type, Refusal):
-        if not message.HasField("reason"):
-            raise ValueError("reason: is missing")
-        return event_type(order, message.reason)
-    return event_type(order)
+    return made(event_type, order, lambda name: getattr(message, name) if message.HasField(name) else None)
 
 
 def dumps(payload: Command | Event) -> bytes:

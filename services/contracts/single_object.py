@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from services.contracts import avro
+from services.contracts import avro, earlier
 from services.domain.messages import Command, Event, type_name
 
 MARKER = b"\xc3\x01"
@@ -28,8 +29,9 @@ def header(schema: Any) -> bytes:
 @cache
 def known() -> Mapping[bytes, Any]:
     """The schemas that messages may have been written with, by their headers. When antiphon.avpr changes, its
-    records as they were belong here, for as long as messages of theirs may lie in a queue."""
-    return {header(schema): schema for schema in map(avro.schema, ("Event", "Command"))}
+    records as they were belong here (``earlier``)."""
+    schemas = (avro.schema("Event"), avro.schema("Command"), fastavro.parse_schema(earlier.EVENT_WITHOUT_QUOTES))
+    return {header(schema): schema for schema in schemas}
 
 
 def dumps(payload: Command | Event) -> bytes:

@@ -7,10 +7,10 @@ from typing import Any
 
 import Ice
 
+from services.contracts.events import answer, made
 from services.contracts.generated import antiphon_ice
 from services.contracts.validity import check
-from services.domain.messages import MESSAGES, Command, Event, Line, Order, Refusal, type_name
-from services.domain.order import STEP_OF
+from services.domain.messages import Command, Event, Line, Order, type_name
 
 Antiphon: Any = antiphon_ice._M_Antiphon  # noqa: SLF001
 """The contract's module. Of a name without an underscore slice2py makes only packages that are not below another."""
@@ -34,21 +34,12 @@ def command_to(command: Command) -> Any:
 
 
 def event_to(event: Event) -> Any:
-    reason = event.reason if isinstance(event, Refusal) else Ice.Unset
-    return Antiphon.Event(type_name(type(event)), order_to(event.order), reason)
+    return Antiphon.Event(type_name(type(event)), order_to(event.order), getattr(event, "reason", Ice.Unset))
 
 
-def event_from(answer: Any, command: Command) -> Event:
+def event_from(sent: Any, command: Command) -> Event:
     """The event in an answer to ``command``; None is an answer, too, to Ice. Raises ``ValueError``."""
-    if answer is None:
+    if sent is None:
         raise ValueError("event: is missing")
-    event_type = MESSAGES.get(answer.type)
-    step = STEP_OF[type(command)]
-    if event_type is None or not issubclass(event_type, Event) or STEP_OF.get(event_type) is not step:
-        raise ValueError(f"type: {answer.type[:60]!r} is no answer to {type_name(type(command))}")
-    order = order_from(answer.order)
-    if issubclass(event_type, Refusal):
-        if answer.reason is Ice.Unset:
-            raise ValueError("reason: is missing")
-        return event_type(order, answer.reason)
-    return event_type(order)
+    event_type, order = answer(sent.type, command), order_from(sent.order)
+    return made(event_type, order, lambda name: None if getattr(sent, name) is Ice.Unset else getattr(sent, name))

@@ -5,11 +5,12 @@ in. What is missing arrives as None; a field of another type than the contract's
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from services.contracts.events import answer, made
 from services.contracts.generated.antiphon_thrift import Inventory, Notifications, Payment, Shipping
 from services.contracts.generated.antiphon_thrift import ttypes as t
 from services.contracts.validity import check
-from services.domain.messages import MESSAGES, Command, Event, Line, Order, Refusal, type_name
-from services.domain.order import STEP_OF, STEPS
+from services.domain.messages import Command, Event, Line, Order, type_name
+from services.domain.order import STEPS
 
 _SERVICES: dict[str, ModuleType] = {
     "inventory": Inventory,
@@ -72,20 +73,13 @@ def order_from(sent: Any) -> Order:
 
 
 def event_to(event: Event) -> Any:
-    reason = event.reason if isinstance(event, Refusal) else None
-    return t.Event(type_name(type(event)), order_to(event.order), reason)
+    return t.Event(type_name(type(event)), order_to(event.order), getattr(event, "reason", None))
 
 
 def event_from(sent: Any, command: Command) -> Event:
     """The event in an answer to ``command``. Raises ``ValueError``."""
-    event_type = MESSAGES.get(_given(sent.type, "type"))
-    if event_type is None or STEP_OF.get(event_type) is not STEP_OF[type(command)]:
-        raise ValueError(f"type: {sent.type[:60]!r} is no answer to {type_name(type(command))}")
-    order = order_from(sent.order)
-    if issubclass(event_type, Refusal):
-        return event_type(order, _given(sent.reason, "reason"))
-    assert issubclass(event_type, Event)
-    return event_type(order)
+    event_type = answer(_given(sent.type, "type"), command)
+    return made(event_type, order_from(sent.order), lambda name: getattr(sent, name))
 
 
 def _whole(struct: Any, path: str) -> None:

@@ -10,14 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.contracts.events import ANSWERS
 from services.contracts.generate import HERE, document, generate
 from services.contracts.generated import antiphon_pb2 as pb
 from services.contracts.protobuf import event_from, event_to, order_from, order_to
-from services.domain.messages import Command, Event, Line, Order, Refusal, type_name
-from services.domain.order import HEARD, STEP_OF, STEPS
+from services.domain.messages import MESSAGES, Command, Event, Line, Order, type_name
+from services.domain.order import STEP_OF, STEPS
 from services.transports.rpc import grpc, rest
 
 COMMANDS = [command for step in STEPS for command in (step.do, step.undo) if command is not None]
+MESSAGES_ALONE = [kind for name, kind in MESSAGES.items() if issubclass(kind, Event) and name not in ANSWERS]
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 orders = st.builds(
     Order,
@@ -26,6 +28,18 @@ orders = st.builds(
     st.lists(st.builds(Line, texts, st.integers(1, 2**63 - 1)), min_size=1).map(tuple),
     st.integers(-(2**63), 2**63 - 1),
 )
+_MEMBERS = {
+    "reason": texts,
+    "carrier": texts,
+    "price_cents": st.integers(0, 2**63 - 1),
+    "days": st.integers(0, 2**63 - 1),
+}
+
+
+def events(event_type: type[Event]) -> st.SearchStrategy[Event]:
+    """Of that type, with any text and any number in it."""
+    more = {field.name: _MEMBERS[field.name] for field in fields(event_type) if field.name != "order"}
+    return st.builds(event_type, orders, **more)
 
 
 def test_what_is_generated_is_committed(tmp_path: Path) -> None:
@@ -53,10 +67,10 @@ def test_every_contract_has_the_domain_s_fields(message: type) -> None:
 
 def test_an_answer_has_the_same_fields_everywhere() -> None:
     names = [field.name for field in pb.Event.DESCRIPTOR.fields]
-    assert names == ["type", "order", "reason"]
+    assert names == ["type", "order", "reason", "carrier", "price_cents", "days"]  # messages have it, too
     schema = document()["components"]["schemas"]["Answer"]
-    assert list(schema["properties"]) == names
-    assert set(schema["properties"]["type"]["enum"]) == {type_name(event) for event in HEARD}
+    assert list(schema["properties"]) == names[:3]
+    assert set(schema["properties"]["type"]["enum"]) == set(ANSWERS)
 
 
 def test_every_command_is_one_method_and_one_route() -> None:
@@ -93,9 +107,25 @@ def test_an_order_survives_protobuf(order: Order) -> None:
     assert order_from(pb.Command.FromString(sent)) == order
 
 
-@pytest.mark.parametrize("event_type", HEARD, ids=type_name)
-@given(order=orders, reason=texts)
-def test_an_event_survives_protobuf(event_type: type[Event], order: Order, reason: str) -> None:
-    event = event_type(order, reason) if issubclass(event_type, Refusal) else event_type(order)
-    command: Command = STEP_OF[event_type].do(order)
-    assert event_from(pb.Event.FromString(event_to(event).SerializeToString()), command) == event
+@pytest.mark.parametrize("event_type", ANSWERS.values(), ids=type_name)
+@given(data=st.data())
+def test_an_answer_survives_protobuf(event_type: type[Event], data: st.DataObject) -> None:
+    event = data.draw(events(event_type))
+    assert event_from(pb.Event.FromString(event_to(event).SerializeToString()), asked(event)) == event
+
+
+def asked(event: Event) -> Command:
+    """The command that ``event`` answers."""
+    do = STEP_OF[type(event)].do
+    assert do is not None
+    return do(event.order)
+
+
+@pytest.mark.parametrize("event_type", MESSAGES_ALONE, ids=type_name)
+@given(data=st.data())
+def test_what_travels_as_a_message_only_is_no_answer(event_type: type[Event], data: st.DataObject) -> None:
+    """To nobody: not even the news that somebody will tell the customer, which is of the same step."""
+    event = data.draw(events(event_type))
+    for command in COMMANDS:
+        with pytest.raises(ValueError, match="is no answer to"):
+            event_from(event_to(event), command(event.order))

@@ -5,8 +5,12 @@ import itertools
 from typing import Any
 
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from pydantic import TypeAdapter
 
-from services.contracts import single_object
+from services.contracts import avro, earlier, protobuf, single_object
+from services.contracts.generated import antiphon_pb2 as pb
+from services.domain.messages import Order, QuoteOffered, StockRefused, type_name
 from services.transports.errors import Undecodable
 from services.transports.formats import FORMATS
 from tests.contracts.evolution import COLUMNS, NAME, ORDER, Case, Change, avro_schema, avro_write, outcome
@@ -108,3 +112,83 @@ def test_a_field_s_doc_or_default_leaves_the_fingerprint_alone() -> None:
     """What does not matter to a reader of the bytes is no change (Avro 1.12, Parsing Canonical Form)."""
     noted = dataclasses.replace(ADDED, default="none")
     assert single_object.header(avro_schema(noted)) == single_object.header(avro_schema(ADDED))
+
+
+# --- the change that has happened: Event got a quote's terms ----------------------------------------------------------
+REFUSED = StockRefused(dataclasses.replace(ORDER, amount_cents=900), "none is left")
+QUOTED = QuoteOffered(REFUSED.order, "steady", 509, 3)
+BEFORE = {
+    "json": b'{"order":{"order_id":"o-1","customer":"c-1","card":"4242424242424242","ship_to":"Lisbon","lines":'
+    b'[{"sku":"tea","quantity":2}],"amount_cents":900},"reason":"none is left"}',
+    "protobuf": b'\n\rstock.refused\x120\n\x03o-1\x12\x03c-1\x1a\x104242424242424242"\x06Lisbon*\x07\n\x03tea\x10\x020'
+    b"\x84\x07\x1a\x0cnone is left",
+    "avro": bytes.fromhex("c301 68ad8ccccaf7636d")
+    + b"\x1astock.refused\x06o-1\x06c-1 4242424242424242\x0cLisbon\x02\x06tea\x04\x00\x88\x0e\x02\x18none is left",
+}
+"""``REFUSED``, byte by byte as services wrote it then."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_was_written_before_is_read(name: str) -> None:
+    assert FORMATS[name].loads("stock.refused", BEFORE[name]) == REFUSED
+
+
+@pytest.mark.parametrize("event", [REFUSED, QUOTED], ids=lambda event: type_name(type(event)))
+@pytest.mark.parametrize("name", FORMATS)
+def test_who_does_not_know_the_new_fields_passes_them_over(name: str, event: StockRefused | QuoteOffered) -> None:
+    """What is written now, read by the schema as it was: all that it has is there, and right."""
+    data = FORMATS[name].dumps(event)
+    reason = getattr(event, "reason", None)
+    assert before(name, data) == (type_name(type(event)) if name != "json" else "", event.order, reason)
+
+
+def before(name: str, data: bytes) -> tuple[str, Order, str | None]:
+    """An event's type (JSON's stands elsewhere), its order and its reason, by the schema as it was."""
+    if name == "json":
+        event = TypeAdapter(EventBefore).validate_json(data, strict=True)
+        return "", event.order, event.reason
+    if name == "avro":
+        record = avro.decode(avro.schema("Event"), data[single_object.HEADER_BYTES :], EARLIER)
+        return record["type"], avro.order_from(record["order"]), record["reason"]
+    message = protobuf_before().FromString(data)
+    assert [field.name for field in message.DESCRIPTOR.fields] == ["type", "order", "reason"]
+    return message.type, protobuf.order_from(message), message.reason if message.HasField("reason") else None
+
+
+@dataclasses.dataclass(frozen=True)
+class EventBefore:
+    order: Order
+    reason: str | None = None
+
+
+def protobuf_before() -> Any:
+    file = descriptor_pb2.FileDescriptorProto()
+    pb.DESCRIPTOR.CopyToProto(file)
+    del file.service[:]
+    event = next(message for message in file.message_type if message.name == "Event")
+    del event.field[3:], event.oneof_decl[1:]  # of an optional field protoc makes a oneof
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("antiphon.v1.Event"))
+
+
+EARLIER = avro.fastavro.parse_schema(earlier.EVENT_WITHOUT_QUOTES)
+
+
+def test_every_schema_that_ever_wrote_is_known() -> None:
+    """By its fingerprint. Whoever changes a record of antiphon.avpr adds one here, puts what was into ``earlier``, and
+    takes none away."""
+    assert {header[2:].hex() for header in single_object.known()} == {
+        "68ad8ccccaf7636d",  # Event, without quotes
+        "26a9612ff5b38a1e",  # Event
+        "10ddbc1a58d25b5e",  # Command
+    }
+
+
+def test_a_number_is_given_once() -> None:
+    """Of the Protobuf contract's fields, as they were and are: what was added was added behind."""
+    records = pb.DESCRIPTOR.message_types_by_name
+    assert {name: {field.name: field.number for field in records[name].fields} for name in ("Event", "Command")} == {
+        "Event": {"type": 1, "order": 2, "reason": 3, "carrier": 4, "price_cents": 5, "days": 6},
+        "Command": {"order": 1},
+    }

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 from services.contracts.generate import HERE
-from services.domain.messages import Command, Event, Line, Order, Refusal, type_name
+from services.domain.messages import Command, Event, Line, Order, Quote, QuoteDeclined, Refusal, type_name
 from services.domain.order import STEPS
 
 
@@ -40,17 +40,25 @@ def field(name: str, kind: str, about: str, *, required: bool = True) -> Field:
     unit = ""
     if kind == "integer":
         unit = "cents" if name.endswith("_cents") else "pieces" if "pieces" in about else "of nothing"
+        unit = "days" if name == "days" else unit
     return Field(kind, required, unit)
 
 
 # --- the domain --
 def domain() -> Records:
-    """What all contracts are held against. An event's type is its class, and refusals alone have a reason."""
+    """What all contracts are held against. An event's type is its class; refusals alone have a reason, and quotes alone
+    their terms. What answers a call is no quote."""
     records = {record.__name__: dict(_members(record)) for record in (Line, Order, Command, Event)}
-    reason = dict(_members(Refusal))["reason"]
-    optional = dataclasses.replace(reason, required=False)
-    records["Event"] = {"type": field("type", "str", ""), **records["Event"], "reason": optional}
+    event = {"type": field("type", "str", ""), **records.pop("Event")}
+    records["Answer"] = {**event, **_optional(dict(_members(Refusal)), event)}
+    records["Event"] = {**records["Answer"], **_optional(dict(_members(Quote)), event)}
+    assert dict(_members(QuoteDeclined)).keys() < records["Event"].keys()
     return records
+
+
+def _optional(record: dict[str, Field], event: dict[str, Field]) -> dict[str, Field]:
+    """What ``record`` has and ``event`` has not: not every event has it."""
+    return {name: dataclasses.replace(each, required=False) for name, each in record.items() if name not in event}
 
 
 def _members(record: type) -> Iterator[tuple[str, Field]]:
@@ -85,8 +93,8 @@ def _schema_kind(what: dict[str, Any]) -> str:
 
 def openapi() -> Records:
     schemas = json.loads((HERE / "openapi.json").read_text())["components"]["schemas"]
-    names = {"Line": "Line", "Order": "Order", "Command": "Command", "Event": "Answer"}
-    return {ours: schema_record(schemas, theirs) for ours, theirs in names.items()}
+    names = ("Line", "Order", "Command", "Answer")
+    return {name: schema_record(schemas, name) for name in names}
 
 
 def openrpc() -> Records:
@@ -98,19 +106,20 @@ def openrpc() -> Records:
         for method in document["methods"]
     ]
     assert all(command == commands[0] for command in commands)
-    names = {"Line": "Line", "Order": "Order", "Event": "Answer"}
-    return {"Command": commands[0], **{ours: schema_record(schemas, theirs) for ours, theirs in names.items()}}
+    return {"Command": commands[0], **{name: schema_record(schemas, name) for name in ("Line", "Order", "Answer")}}
 
 
 def asyncapi() -> Records:
     """A message's type is a header."""
     schemas = json.loads((HERE / "asyncapi.json").read_text())["components"]["schemas"]
     records = {name: schema_record(schemas, name) for name in ("Line", "Order", "Command", "Event")}
-    refusal = schema_record(schemas, "Refusal")
-    assert refusal.items() > records["Event"].items()
-    optional = dataclasses.replace(refusal["reason"], required=False)
+    event = records["Event"]
+    refusal, quote, declined = (schema_record(schemas, name) for name in ("Refusal", "Quote", "QuoteDeclined"))
+    assert refusal.items() > event.items()
+    assert quote.items() > event.items()
+    assert declined == {**refusal, "carrier": quote["carrier"]}
     kind = schema_record(schemas, "Headers")["ce-type"]
-    return {**records, "Event": {"type": kind, **records["Event"], "reason": optional}}
+    return {**records, "Event": {"type": kind, **event, **_optional(refusal, event), **_optional(quote, event)}}
 
 
 # --- the others' own languages --
@@ -185,7 +194,8 @@ def ice() -> Records:
 
 
 def _braces(text: str, word: str, member: re.Pattern[str], kinds: dict[str, str]) -> Records:
-    """The records of a language in which they are ``word Name { one member a line }``, comments above and beside."""
+    """The records of a language in which they are ``word Name { one member a line }``, comments above and beside.
+    It is spoken in calls alone: an event is an answer."""
     records: Records = {}
     for about, name, body in re.findall(rf"((?: *//.*\n)*) *(?:{word}) (\w+)\s*{{([^}}]*)}}", text):
         records[name] = {}
@@ -196,6 +206,7 @@ def _braces(text: str, word: str, member: re.Pattern[str], kinds: dict[str, str]
             records[name][found["name"]] = field(
                 found["name"], kind, about + found["about"], required=not found["optional"]
             )
+    records["Answer"] = records.pop("Event")
     return records
 
 
@@ -223,14 +234,21 @@ def test_the_domain_is_what_we_think_it_is() -> None:
         "amount_cents": Field("integer", required=True, unit="cents"),
     }
     assert domain()["Line"]["quantity"] == Field("integer", required=True, unit="pieces")
-    assert domain()["Event"]["reason"] == Field("text", required=False, unit="")
+    assert domain()["Answer"]["reason"] == Field("text", required=False, unit="")
+    assert list(domain()["Event"]) == ["type", "order", "reason", "carrier", "price_cents", "days"]
+    assert domain()["Event"]["price_cents"] == Field("integer", required=False, unit="cents")
+    assert domain()["Event"]["days"] == Field("integer", required=False, unit="days")
 
 
-RECORDS = ("Line", "Order", "Command", "Event")
+CALLS = ("openapi.json", "openrpc.json", "antiphon.thrift", "antiphon.ice")
+"""Of nothing but calls: their events are answers. The others' are messages', too."""
 
 
-@pytest.mark.parametrize("record", RECORDS)
-@pytest.mark.parametrize("contract", READERS)
+def records(contract: str) -> tuple[str, ...]:
+    return ("Line", "Order", "Command", "Answer" if contract in CALLS else "Event")
+
+
+@pytest.mark.parametrize(("contract", "record"), [(each, record) for each in READERS for record in records(each)])
 def test_a_record_is_the_domain_s(contract: str, record: str, tmp_path: Path) -> None:
     """The same fields in the same order, of the same kinds and units, and the same ones may be missing."""
     said = READERS[contract](tmp_path)[record]
@@ -248,6 +266,12 @@ def test_a_record_is_the_domain_s(contract: str, record: str, tmp_path: Path) ->
         ("antiphon.proto", "int64 quantity", "int32 quantity"),
         ("antiphon.proto", "optional string reason", "string reason"),
         ("antiphon.proto", "pieces", "kilograms"),
+        ("antiphon.proto", "optional int64 days", "optional int32 days"),
+        ("antiphon.proto", "optional int64 price_cents", "int64 price_cents"),
+        ("antiphon.avpr", '"name": "carrier"', '"name": "haulier"'),
+        ("antiphon.avpr", '"price_cents", "type": ["null", "long"]', '"price_cents", "type": ["null", "int"]'),
+        ("asyncapi.json", '"days": {', '"weeks": {'),
+        ("openapi.json", '"reason": {', '"why": {'),
         ("antiphon.avpr", '"amount_cents", "type": "long"', '"amount_cents", "type": "int"'),
         ("antiphon.avpr", '"amount_cents"', '"amount"'),
         ("antiphon.thrift", "3: optional string reason", "3: string reason"),
@@ -266,7 +290,7 @@ def test_a_difference_would_be_found(
     (tmp_path / contract).write_text(right.replace(before, after))
     monkeypatch.setitem(globals(), "HERE", tmp_path)
     wrong = READERS[contract](tmp_path)
-    assert any(wrong[record] != domain()[record] for record in RECORDS)
+    assert any(wrong[record] != domain()[record] for record in records(contract))
 
 
 def commands() -> dict[tuple[str, str], type[Command]]:

@@ -13,15 +13,15 @@ from services.domain.messages import MESSAGES
 from services.styles import STYLES
 from services.transports import cloudevents
 from services.transports.formats import FORMATS
-from services.transports.messaging.kafka import _from_wire
-from tests.contracts.test_formats import MIXED, speaking
+from services.transports.messaging.kafka_wire import from_wire
+from tests.contracts.test_formats import MIXED, SPEAKERS, speaking
 from tests.servers import server
 from tests.services.lab import NOT_SERVED, ORDER, memory_lab
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
 
-@pytest.mark.parametrize("style", ["choreography", "message_queue"])
+@pytest.mark.parametrize("style", ["choreography", "message_queue", "publish_async_responses"])
 async def test_services_of_every_format_understand_each_other(
     style: str, tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,7 +34,7 @@ async def test_services_of_every_format_understand_each_other(
         rejected = await lab.finished(NOT_SERVED, style)
     assert (completed["state"], rejected["state"]) == ("completed", "rejected")
 
-    topology = STYLES[style].topology
+    topology = STYLES[style].channels
     dead = [f"{channel}.{group}.dead" for channel in topology for group in topology[channel]]
     consumer = AIOKafkaConsumer(*topology, *dead, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
     await consumer.start()
@@ -44,7 +44,7 @@ async def test_services_of_every_format_understand_each_other(
         while any([await consumer.position(place) < end for place, end in ends.items()]):
             for records in (await consumer.getmany(timeout_ms=1000)).values():
                 for record in records:
-                    headers = _from_wire(record.headers)
+                    headers = from_wire(record.headers)
                     if headers["ce-subject"] not in {completed["id"], rejected["id"]}:
                         continue  # of another test
                     assert record.topic in topology, headers
@@ -59,4 +59,4 @@ async def test_services_of_every_format_understand_each_other(
                     assert event.get_data() == (json.loads(record.value) if plain else record.value)
     finally:
         await consumer.stop()
-    assert written == {service: {FORMATS[name].content_type} for service, name in MIXED.items()}
+    assert written == {service: {FORMATS[MIXED[service]].content_type} for service in SPEAKERS[style]}

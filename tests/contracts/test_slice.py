@@ -11,13 +11,23 @@ from typing import Any
 import Ice
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.contracts.generate import HERE, generate
 from services.contracts.slice import Antiphon, command_to, event_from, event_to, order_from, order_to
-from services.domain.messages import ChargePayment, Command, Event, Line, Order, Refusal, type_name
-from services.domain.order import HEARD, STEP_OF, STEPS
+from services.domain.messages import (
+    ChargePayment,
+    Command,
+    Event,
+    Line,
+    NotificationDispatched,
+    NotifyCustomer,
+    Order,
+    type_name,
+)
+from services.domain.order import STEP_OF, STEPS
 from services.transports.rpc.ice import full_name
-from tests.contracts.test_contracts import COMMANDS, orders, texts
+from tests.contracts.test_contracts import ANSWERS, COMMANDS, asked, events, orders
 
 
 def test_what_is_generated_is_committed(tmp_path: Path) -> None:
@@ -80,14 +90,21 @@ def test_an_order_survives_slice(echo: Any, order: Order) -> None:
     assert order_from(sent.order) == order
 
 
-@pytest.mark.parametrize("event_type", HEARD, ids=type_name)
+@pytest.mark.parametrize("event_type", ANSWERS.values(), ids=type_name)
 @settings(deadline=None)
-@given(order=orders, reason=texts)
-def test_an_event_survives_slice(echo: Any, event_type: type[Event], order: Order, reason: str) -> None:
-    event = event_type(order, reason) if issubclass(event_type, Refusal) else event_type(order)
-    command: Command = STEP_OF[event_type].do(order)
-    _, answer = echo(command, event)
-    assert event_from(answer, command) == event
+@given(data=st.data())
+def test_an_event_survives_slice(echo: Any, event_type: type[Event], data: st.DataObject) -> None:
+    event = data.draw(events(event_type))
+    _, answer = echo(asked(event), event)
+    assert event_from(answer, asked(event)) == event
+
+
+def test_that_somebody_is_being_told_is_no_answer(echo: Any) -> None:
+    """It is of the same step, but travels as a message only."""
+    order = Order("o-1", "c-1", "4242", "Zürich", (Line("tea", 1),), 100)
+    _, answer = echo(NotifyCustomer(order), NotificationDispatched(order))
+    with pytest.raises(ValueError, match=r"'notification\.dispatched' is no answer to notify\.customer"):
+        event_from(answer, NotifyCustomer(order))
 
 
 @pytest.mark.parametrize(

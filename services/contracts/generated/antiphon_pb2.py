@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0e\x61ntiphon.proto\x12\x0b\x61ntiphon.v1\"%\n\x04Line\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"\x82\x01\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x02 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x03 \x01(\t\x12\x0f\n\x07ship_to\x18\x04 \x01(\t\x12 \n\x05lines\x18\x05 \x03(\x0b\x32\x11.antiphon.v1.Line\x12\x14\n\x0c\x61mount_cents\x18\x06 \x01(\x03\",\n\x07\x43ommand\x12!\n\x05order\x18\x01 \x01(\x0b\x32\x12.antiphon.v1.Order\"X\n\x05\x45vent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12!\n\x05order\x18\x02 \x01(\x0b\x32\x12.antiphon.v1.Order\x12\x13\n\x06reason\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_reason2u\n\tInventory\x12\x33\n\x07Reserve\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event\x12\x33\n\x07Release\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event2q\n\x07Payment\x12\x32\n\x06\x43harge\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event\x12\x32\n\x06Refund\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event2p\n\x08Shipping\x12\x30\n\x04\x42ook\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event\x12\x32\n\x06\x43\x61ncel\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event2C\n\rNotifications\x12\x32\n\x06Notify\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Eventb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0e\x61ntiphon.proto\x12\x0b\x61ntiphon.v1\"%\n\x04Line\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"\x82\x01\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x02 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x03 \x01(\t\x12\x0f\n\x07ship_to\x18\x04 \x01(\t\x12 \n\x05lines\x18\x05 \x03(\x0b\x32\x11.antiphon.v1.Line\x12\x14\n\x0c\x61mount_cents\x18\x06 \x01(\x03\",\n\x07\x43ommand\x12!\n\x05order\x18\x01 \x01(\x0b\x32\x12.antiphon.v1.Order\"\xc0\x01\n\x05\x45vent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12!\n\x05order\x18\x02 \x01(\x0b\x32\x12.antiphon.v1.Order\x12\x13\n\x06reason\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x63\x61rrier\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x0bprice_cents\x18\x05 \x01(\x03H\x02\x88\x01\x01\x12\x11\n\x04\x64\x61ys\x18\x06 \x01(\x03H\x03\x88\x01\x01\x42\t\n\x07_reasonB\n\n\x08_carrierB\x0e\n\x0c_price_centsB\x07\n\x05_days2u\n\tInventory\x12\x33\n\x07Reserve\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event\x12\x33\n\x07Release\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event2q\n\x07Payment\x12\x32\n\x06\x43harge\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event\x12\x32\n\x06Refund\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event2p\n\x08Shipping\x12\x30\n\x04\x42ook\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event\x12\x32\n\x06\x43\x61ncel\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Event2C\n\rNotifications\x12\x32\n\x06Notify\x12\x14.antiphon.v1.Command\x1a\x12.antiphon.v1.Eventb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +37,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDER']._serialized_end=201
   _globals['_COMMAND']._serialized_start=203
   _globals['_COMMAND']._serialized_end=247
-  _globals['_EVENT']._serialized_start=249
-  _globals['_EVENT']._serialized_end=337
-  _globals['_INVENTORY']._serialized_start=339
-  _globals['_INVENTORY']._serialized_end=456
-  _globals['_PAYMENT']._serialized_start=458
-  _globals['_PAYMENT']._serialized_end=571
-  _globals['_SHIPPING']._serialized_start=573
-  _globals['_SHIPPING']._serialized_end=685
-  _globals['_NOTIFICATIONS']._serialized_start=687
-  _globals['_NOTIFICATIONS']._serialized_end=754
+  _globals['_EVENT']._serialized_start=250
+  _globals['_EVENT']._serialized_end=442
+  _globals['_INVENTORY']._serialized_start=444
+  _globals['_INVENTORY']._serialized_end=561
+  _globals['_PAYMENT']._serialized_start=563
+  _globals['_PAYMENT']._serialized_end=676
+  _globals['_SHIPPING']._serialized_start=678
+  _globals['_SHIPPING']._serialized_end=790
+  _globals['_NOTIFICATIONS']._serialized_start=792
+  _globals['_NOTIFICATIONS']._serialized_end=859
 # @@protoc_insertion_point(module_scope)
