@@ -1,14 +1,17 @@
 """The pages of docs/ that come from tables in the code: `make docs` writes them, a test compares them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from docs import chart_values, transports
+from docs import chart_values, styles, transports
 from services.domain import catalog
 from services.domain import messages as m
 from services.domain.order import STEPS, TRANSITIONS, OrderState, Slot, evolve, next_command, place
 from services.domain.order import Step as OrderStep
+from services.runtime.faults import FAULTS, SERVICES
 from services.runtime.live import SETTINGS
+from services.runtime.values import shown
+from services.styles import STYLES
 
 DOCS = Path(__file__).parent
 LINES = (m.Line("tea", 1),)
@@ -122,7 +125,7 @@ channels of their own, the front door may hear them in another order, and arrive
 
 def settings() -> str:
     """docs/settings.md."""
-    rows = [f"| `{s.name}` | {s.default} | {s.sentence} |" for s in SETTINGS.values()]
+    rows = [f"| `{s.name}` | {shown(s.default)} | {s.sentence} |" for s in SETTINGS.values()]
     table = "\n".join(["| setting | default | |", "| --- | --- | --- |", *rows])
     return f"""# Settings at run time
 
@@ -134,20 +137,85 @@ hold. Units stand in the names.
 {table}
 
 `lab settings` shows and changes them, as does `GET` and `PUT /settings` on orders' admin port, which wants the
-token that `lab up` generates.
+token that `lab up` generates. [Faults](faults.md) are settings, too.
 """
+
+
+def faults() -> str:
+    """docs/faults.md."""
+    everybody = max((knob.services for knob in FAULTS.values()), key=len)
+    rows = [
+        f"| `{knob.name}` | {shown(knob.default)} | {knob.acts} | {knob.sentence}"
+        f"{'' if knob.services == everybody else f' For {_codes(knob.services)}.'} |"
+        for knob in FAULTS.values()
+    ]
+    table = "\n".join(["| knob | default | acts at | |", "| --- | --- | --- | --- |", *rows])
+    return f"""# Faults
+
+<!-- Written by `make docs` from services/runtime/faults.py. Do not edit. -->
+
+A fault is a setting that is off. `lab fault set payment.delay_ms=800` switches one on while the lab runs and returns
+when every process goes by it, mostly within two seconds; `lab fault list` shows what is on, `lab fault clear` ends it.
+
+Its name is `<service>.<knob>`, or `<service>.<style>.<knob>` for the conversations of one style; the narrower counts,
+also to leave one style out (`payment.choreography.delay_ms=0`). A rate is a share from 0 to 1, a switch is `on` or
+`off`.
+
+{table}
+
+Services: {_codes(SERVICES)}. `carrier` is every carrier that has no knob of its own set.
+
+Styles: {_codes(STYLES)}.
+
+## Where a knob acts
+
+- **handler**: where a service handles a message or a call, before it begins or when it is done. Whose conversation a
+  call belongs to is known by its baggage, a message's by the message.
+- **decision**: where a participant would decide what to do about a command. What takes something back is never refused.
+- **publish**: where a message leaves for its broker. Spans and metrics tell of one that is lost there that it was sent.
+- **consumer**: where a subscription takes a message in hand and settles it.
+- **outbox**: where orders sends what it has accepted.
+
+They wrap handlers and brokers; the domain knows nothing of them. Probes, `/metrics` and `/settings` never meet one.
+
+## What can be seen of them
+
+Their effects, and nothing else: no log line, span, metric or Kubernetes object names a fault that is on. Who looks for
+the cause of trouble has to find it in the traces.
+
+## Chance
+
+The same `faults.seed` decides the same for the same ids of messages and orders: `error_rate` meets the same share of
+them again, `refuse_rate` refuses the same orders however often they are asked. What is tried again has a chance of its
+own each time, or a rate of 0.5 would fail half of the messages for ever. Orders get random ids, so two runs of the lab
+agree in the shares and not in the orders.
+
+A crash alone is left to real chance: decided by a message's id, a process that died of it would die of it again and
+again. At a rate of 1 that is what it does, until the fault is cleared; `crash_after_effect_rate` excepted, which finds
+at a participant that all is done already. Where all services are one process (`python -m services.all`), it is all of
+them that die.
+"""
+
+
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 PAGES: dict[str, Callable[[], str]] = {
     "order-states.md": order_states,
     "settings.md": settings,
+    "faults.md": faults,
     "chart-values.md": chart_values.page,
     "transports.md": transports.page,
+    **styles.pages(),
 }
 """Each generated page of docs/ and the function that gives its text."""
 
 
 if __name__ == "__main__":
     for name, text in PAGES.items():
-        (DOCS / name).write_text(text())
+        page, new = DOCS / name, text()
+        page.parent.mkdir(exist_ok=True)
+        if not page.exists() or not styles.same(page.read_text(), new):
+            page.write_text(new)
         print(f"docs/{name}")

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from services import inventory, notifications, payment, shipping
+from services import carrier, inventory, ledger, notifications, payment, shipping
+from services.domain.quotes import CARRIERS
 from services.orders import Orders, orders
 from services.runtime.config import Config
 from services.runtime.process import Process, participant, run, stopped
@@ -27,7 +28,7 @@ PARTICIPANTS = {
 
 @asynccontextmanager
 async def everything(config: Config, folder: Path) -> AsyncIterator[tuple[Orders, dict[str, Process]]]:
-    """Orders and the four participants, sharing one memory network and orders' settings."""
+    """Orders, the four participants, the carriers and the ledger, sharing one memory network and orders' settings."""
     network = Network()
     async with AsyncExitStack() as stack:
         participants = {
@@ -36,6 +37,18 @@ async def everything(config: Config, folder: Path) -> AsyncIterator[tuple[Orders
             )
             for name, handlers in PARTICIPANTS.items()
         }
+        for name in CARRIERS:
+            service = carrier.service_of(name)
+            participants[service] = await stack.enter_async_context(
+                participant(
+                    Process(service, _own(config, folder, service), network),
+                    lambda _: {},
+                    lambda live, name=name: carrier.quoting(name, live),  # type: ignore[misc]
+                )
+            )
+        books = Process("ledger", _own(config, folder, "ledger"), network)
+        await stack.enter_async_context(ledger.ledger(books))
+        participants[books.service] = books
         process = Process("orders", _own(config, folder, "orders"), network)
         process.live.also(*(each.live for each in participants.values()))
         yield await stack.enter_async_context(orders(process)), participants

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from hmac import compare_digest
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, Query, Response
@@ -21,7 +20,9 @@ from pydantic import BaseModel
 
 from services.contracts import asyncapi
 from services.domain import catalog
-from services.runtime import admin
+from services.runtime import admin, faults
+from services.runtime.books import order_routes
+from services.runtime.conditions import Conditions
 from services.runtime.config import Config
 from services.runtime.desk import Desk
 from services.runtime.front_door import (
@@ -35,8 +36,8 @@ from services.runtime.front_door import (
     order_out,
     problems,
 )
-from services.runtime.live import SETTINGS, Live
-from services.runtime.process import HttpServer, Process, run, stopped, style_of
+from services.runtime.live import SETTINGS, Live, UnknownSettingError, find
+from services.runtime.process import HttpServer, Process, run, stopped
 from services.storage.database import AWAY
 from services.storage.orders import KeyTaken, OrderStore, StoredOrder
 from services.styles import STYLES
@@ -52,6 +53,7 @@ MAX_WAIT_S = 60
 
 def front_door(process: Process, desk: Desk, flows: Flows) -> FastAPI:
     """The public HTTP surface (design: docs/front-door.md)."""
+    conditions = Conditions("orders", process.live)
     app = FastAPI(title="Antiphon orders", version="0.1.0", docs_url=None, redoc_url=None)
 
     @app.post(
@@ -77,6 +79,8 @@ def front_door(process: Process, desk: Desk, flows: Flows) -> FastAPI:
         token = attach(context)  # type: ignore[arg-type]
         started, failed = time.perf_counter(), ""
         try:
+            if error := await conditions.before_order(chosen.name, order.order_id):
+                raise error
             stored = await desk.accept(
                 order,
                 chosen,
@@ -145,7 +149,8 @@ def front_door(process: Process, desk: Desk, flows: Flows) -> FastAPI:
 
 
 async def _out(desk: Desk, stored: StoredOrder) -> OrderOut:
-    return order_out(stored, await desk.store.history(stored.state.order.order_id))
+    order_id = stored.state.order.order_id
+    return order_out(stored, await desk.store.history(order_id), await desk.store.memory(order_id))
 
 
 async def _same_request(desk: Desk, key: str, fingerprint: str) -> StoredOrder:
@@ -165,26 +170,24 @@ def settings(process: Process, store: OrderStore) -> APIRouter:
     """The lab's settings, on the admin port and behind the token."""
     router = APIRouter()
 
-    token = process.config.settings_token.get_secret_value()
-
-    def check(authorization: str) -> None:
-        if not token or not compare_digest(authorization.encode(), f"Bearer {token}".encode()):
-            raise Impossible(401, "the settings need the lab's token: Authorization: Bearer …")
-
     @router.get("/settings")
     async def get_settings(authorization: Annotated[str, Header()] = "") -> dict[str, Any]:
-        check(authorization)
-        return {"values": process.live.as_text(), "about": {s.name: s.sentence for s in SETTINGS.values()}}
+        admin.authorize(process.config, authorization)
+        values = process.live.as_text()
+        return {"values": values, "about": {name: find(name).sentence for name in values}, "faults": faults.document()}
 
     @router.put("/settings")
     async def put_settings(body: SettingsIn, authorization: Annotated[str, Header()] = "") -> dict[str, Any]:
-        check(authorization)
+        admin.authorize(process.config, authorization)
         for name, value in body.values.items():
-            if name not in SETTINGS:
-                raise Impossible(422, f"{name[:60]!r} is no setting", valid=sorted(SETTINGS))
+            try:
+                setting = find(name)
+            except UnknownSettingError as error:
+                valid: dict[str, Any] = {} if error.near else {"valid": sorted(SETTINGS)}
+                raise Impossible(422, str(error), **valid) from None
             if value is not None:
                 try:
-                    SETTINGS[name].parse(value)
+                    setting.parse(value)
                 except ValueError as error:
                     raise Impossible(422, f"{name}: {error}") from None
         await store.put_settings(body.values)
@@ -213,23 +216,28 @@ class Orders:
 @asynccontextmanager
 async def orders(process: Process) -> AsyncIterator[Orders]:
     """Orders at work within the block; drained and stopped behind it."""
-    store = OrderStore(process.database)
-    desk = Desk(store, process.telemetry, process.live, process.rpcs, process.brokers, process.written)
+    store = OrderStore(process.database, {style.name: style.plan for style in STYLES.values()})
+    desk = Desk(store, process.telemetry, process.live, process.rpcs, process.brokers, process.written, process.ledger)
     flows = Flows(process.transports, process.config.absent)
     door = HttpServer()
 
     async def react(_: Broker, message: Message) -> None:
-        style = style_of(message)
-        if style.conclude is not None:
-            await style.conclude(desk, message)
+        await desk.hear(message)
 
-    async with admin.serving(process.config, process.ready, "orders", process.live, settings(process, store)):
+    router = settings(process, store)
+    for books in (process.books(), order_routes(process.ledger.store)):
+        router.include_router(books)
+    served = admin.serving(process.config, process.ready, "orders", process.live, router)
+    async with served as server:
+        process.admin_port = server.port
         try:
             await process.open_database()
             process.live.update(await store.settings())
             process.forever(lambda: _follow_own(process.live, store))
             process.forever(desk.relay)
             process.forever(desk.recover)
+            process.forever(desk.alarms)
+            process.forever(desk.hold_pursuits)
             process.forever(lambda: desk.measure(flows.pairs()))
             process.consume(STYLES, react)
             await door.start(

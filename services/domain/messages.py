@@ -67,7 +67,46 @@ class Refusal(Event):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Quote(Event):
+    """What a carrier would do: for ``price_cents``, within ``days`` days."""
+
+    carrier: str
+    price_cents: int
+    days: int
+
+
 class OrderPlaced(Event): ...
+
+
+class OrderCancelled(Event):
+    """It will not be: whoever has done something for the order takes it back."""
+
+
+class QuoteRequested(Event):
+    """Asked of all carriers: what would it cost to ship this within ``quotes.WANTED_DAYS`` days?"""
+
+
+class QuoteOffered(Quote):
+    """As it was asked for."""
+
+
+class QuoteCountered(Quote):
+    """Not as it was asked for, but later."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteDeclined(Refusal):
+    """A carrier that makes no offer."""
+
+    carrier: str
+
+
+class CarrierChosen(Quote):
+    """The quote that the order goes with."""
+
+
+class CarrierNotFound(Refusal): ...
 
 
 class StockReserved(Event): ...
@@ -103,6 +142,10 @@ class CustomerNotified(Event): ...
 class NotificationRefused(Refusal): ...
 
 
+class NotificationDispatched(Event):
+    """The customer is being told, by somebody who will not say whether it worked: one-way."""
+
+
 def type_name(message_type: type[Command | Event]) -> str:
     """The CloudEvents ``type`` of a message: ``StockReserved`` is ``stock.reserved``."""
     return ".".join(re.findall("[A-Z][a-z]+", message_type.__name__)).lower()
@@ -120,10 +163,12 @@ MESSAGES: dict[str, type[Command | Event]] = {
             CancelShipment,
             NotifyCustomer,
         ),
-        *(OrderPlaced, StockReserved, StockRefused, StockReleased),
+        *(OrderPlaced, OrderCancelled),
+        *(QuoteRequested, QuoteOffered, QuoteCountered, QuoteDeclined, CarrierChosen, CarrierNotFound),
+        *(StockReserved, StockRefused, StockReleased),
         *(PaymentCharged, PaymentDeclined, PaymentRefunded),
         *(ShipmentBooked, ShipmentRefused, ShipmentCancelled),
-        *(CustomerNotified, NotificationRefused),
+        *(CustomerNotified, NotificationRefused, NotificationDispatched),
     )
 }
 """Each message type by its CloudEvents type: what a decoder accepts, and nothing else."""

@@ -1,12 +1,12 @@
 """The life of an order, as data.
 
-Rule 1: everything that decides in which state an order is stands in this file, in the two tables ``STEPS`` and
-``TRANSITIONS``. Nothing here reads a clock, makes an id or talks to anyone.
+Rule 1: everything that decides in which state an order is stands in this file, in the tables ``STEPS``,
+``TRANSITIONS`` and the four plans. Nothing here reads a clock, makes an id or talks to anyone.
 
-An order has one **slot per step**. A slot only ever climbs ``pending < refused < done < compensated``: the join of
-what has been heard, so events may come late, twice and in any order and fold to the same state. ``done`` outranks
-``refused`` because an effect that exists has to be seen to be taken back. The verdict is computed from the slots and
-never stored on its own.
+An order has a **plan**, the stages in which its steps are asked for, and one **slot per step** of it. A slot only ever
+climbs ``pending < refused < done < compensated``: the join of what has been heard, so events may come late, twice and
+in any order and fold to the same state. ``done`` outranks ``refused`` because an effect that exists has to be seen to
+be taken back. The verdict is computed from the slots and never stored on its own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,7 +37,7 @@ class Step:
 
     name: str
     service: str
-    do: type[m.Command]
+    do: type[m.Command] | None
     done: type[m.Event]
     refused: type[m.Refusal]
     undo: type[m.Command] | None = None
@@ -56,6 +56,19 @@ STEPS: tuple[Step, ...] = (
     ),
     Step("notification", "notifications", m.NotifyCustomer, m.CustomerNotified, m.NotificationRefused),
 )
+"""What the four participants do, in the order in which it is done where one thing follows another."""
+
+QUOTE = Step("quote", "carrier", None, m.CarrierChosen, m.CarrierNotFound)
+"""Nobody is commanded to quote: several are asked, and orders chooses."""
+
+Plan = tuple[tuple[Step, ...], ...]
+"""The stages of an order, one after another; the steps of a stage are asked for at once."""
+
+_STOCK, _PAYMENT, _SHIPMENT, _NOTIFICATION = STEPS
+IN_TURN: Plan = tuple((step,) for step in STEPS)
+AT_ONCE: Plan = (STEPS,)
+PAYMENT_FIRST: Plan = ((_PAYMENT,), (_STOCK,), (_SHIPMENT,), (_NOTIFICATION,))
+QUOTE_FIRST: Plan = ((QUOTE,), *IN_TURN)
 
 TRANSITIONS: Mapping[tuple[Slot, Slot], Slot] = MappingProxyType(
     {
@@ -76,50 +89,75 @@ TRANSITIONS: Mapping[tuple[Slot, Slot], Slot] = MappingProxyType(
 )
 
 STEP_OF: Mapping[type[m.Command | m.Event], Step] = MappingProxyType(
-    {t: step for step in STEPS for t in (step.do, step.done, step.refused, step.undo, step.undone) if t is not None}
+    {
+        **{
+            t: step
+            for step in (*STEPS, QUOTE)
+            for t in (step.do, step.done, step.refused, step.undo, step.undone)
+            if t is not None
+        },
+        m.NotificationDispatched: _NOTIFICATION,
+    }
 )
 
 HEARD: Mapping[type[m.Event], Slot] = MappingProxyType(
     {
-        **{step.done: Slot.DONE for step in STEPS},
-        **{step.refused: Slot.REFUSED for step in STEPS},
+        **{step.done: Slot.DONE for step in (*STEPS, QUOTE)},
+        **{step.refused: Slot.REFUSED for step in (*STEPS, QUOTE)},
         **{step.undone: Slot.COMPENSATED for step in STEPS if step.undone is not None},
+        m.NotificationDispatched: Slot.DONE,
     }
 )
 """What an event says of its step's slot."""
 
 
-def _chain() -> dict[type[m.Event], type[m.Command]]:
-    chain: dict[type[m.Event], type[m.Command]] = {m.OrderPlaced: STEPS[0].do}
-    for step, following in pairwise(STEPS):
-        chain[step.done] = following.do
-        assert step.undo is not None
-        chain[following.refused] = step.undo
+def chain(plan: Plan) -> Mapping[type[m.Event], type[m.Command]]:
+    """Stage by stage, without anyone in charge: what has to be done after an event. Forward through the plan; from a
+    step that was refused, backward through what was done. An event that is not in it ends the order. Raises ValueError
+    for a plan that asks for several steps at once."""
+    if any(len(stage) != 1 for stage in plan):
+        raise ValueError("steps that are asked for at once do not follow from one another")
+    steps = [step for (step,) in plan]
+    follows: dict[type[m.Event], type[m.Command]] = {}
+    if steps[0].do is not None:
+        follows[m.OrderPlaced] = steps[0].do
+    for step, following in pairwise(steps):
+        assert following.do is not None
+        follows[step.done] = following.do
+        if step.undo is None:
+            continue
+        follows[following.refused] = step.undo
         if following.undone is not None:
-            chain[following.undone] = step.undo
-    return chain
+            follows[following.undone] = step.undo
+    return MappingProxyType(follows)
 
 
-CHAIN: Mapping[type[m.Event], type[m.Command]] = MappingProxyType(_chain())
-"""Step by step, without anyone in charge: what has to be done after an event. Forward through the steps; from one that
-was refused, backward through what was done. An event that is not in it ends the order."""
-
-_UNTOUCHED: Mapping[str, Slot] = MappingProxyType({step.name: Slot.PENDING for step in STEPS})
+CHAIN = chain(IN_TURN)
 
 
 @dataclass(frozen=True, slots=True)
 class OrderState:
-    """An order and how far it has come: one slot per step (all four, always) and each refusal's reason."""
+    """An order and how far it has come: one slot per step of its plan (always all) and each refusal's reason."""
 
     order: m.Order
-    slots: Mapping[str, Slot] = field(default_factory=lambda: _UNTOUCHED)
+    slots: Mapping[str, Slot] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    plan: Plan = IN_TURN
+
+    def __post_init__(self) -> None:
+        if not self.slots:
+            object.__setattr__(self, "slots", dict.fromkeys((step.name for step in self.steps), Slot.PENDING))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of its plan, in the order of the plan."""
+        return tuple(step for stage in self.plan for step in stage)
 
     @property
     def verdict(self) -> Verdict:
         if all(slot is Slot.DONE for slot in self.slots.values()):
             return Verdict.COMPLETED
-        if self.failed and not self.standing:
+        if self.failed and not self.standing and not self.awaited:
             return Verdict.REJECTED
         return Verdict.ACCEPTED
 
@@ -131,29 +169,36 @@ class OrderState:
     @property
     def reason(self) -> str | None:
         """Why it was refused: the reason of the earliest step that said no."""
-        return next((self.reasons[step.name] for step in STEPS if step.name in self.reasons), None)
+        return next((self.reasons[step.name] for step in self.steps if step.name in self.reasons), None)
+
+    @property
+    def awaited(self) -> tuple[Step, ...]:
+        """The steps that were asked for, as far as can be told, and of which nothing was heard: the pending ones of
+        the last stage that was heard of, and of those before it (services have a channel each, so a refusal may
+        overtake the steps that led to it)."""
+        heard = [n for n, stage in enumerate(self.plan) if any(self.slots[s.name] is not Slot.PENDING for s in stage)]
+        reached = self.plan[: heard[-1] + 1] if heard else ()
+        return tuple(step for stage in reached for step in stage if self.slots[step.name] is Slot.PENDING)
 
     @property
     def standing(self) -> tuple[Step, ...]:
-        """The steps that have to be taken back if the order fails: what is done, and what is still pending though a
-        later step was heard (services have a channel each, so a refusal may overtake the steps that led to it)."""
-        last = max((i for i, step in enumerate(STEPS) if self.slots[step.name] is not Slot.PENDING), default=-1)
+        """The steps that have to be taken back if the order fails: what is done, and what is awaited."""
+        awaited = self.awaited
         return tuple(
             step
-            for i, step in enumerate(STEPS)
-            if step.undo is not None
-            and (self.slots[step.name] is Slot.DONE or (self.slots[step.name] is Slot.PENDING and i < last))
+            for step in self.steps
+            if step.undo is not None and (self.slots[step.name] is Slot.DONE or step in awaited)
         )
 
 
-def place(order: m.Order) -> tuple[OrderState, m.OrderPlaced]:
+def place(order: m.Order, plan: Plan = IN_TURN) -> tuple[OrderState, m.OrderPlaced]:
     """A new order: nothing has been done yet, and everybody may hear of it."""
-    return OrderState(order), m.OrderPlaced(order)
+    return OrderState(order, plan=plan), m.OrderPlaced(order)
 
 
 def evolve(state: OrderState, event: m.Event) -> OrderState:
     """``state`` after ``event`` was heard. Order and number of hearings do not matter."""
-    if type(event) not in HEARD:
+    if type(event) not in HEARD or STEP_OF[type(event)] not in state.steps:
         return state
     name = STEP_OF[type(event)].name
     slot = TRANSITIONS[state.slots[name], HEARD[type(event)]]
@@ -163,8 +208,8 @@ def evolve(state: OrderState, event: m.Event) -> OrderState:
     return replace(state, slots={**state.slots, name: slot}, reasons=reasons)
 
 
-def fold(order: m.Order, events: Iterable[m.Event]) -> OrderState:
-    state, _ = place(order)
+def fold(order: m.Order, events: Iterable[m.Event], plan: Plan = IN_TURN) -> OrderState:
+    state, _ = place(order, plan)
     for event in events:
         state = evolve(state, event)
     return state
@@ -173,13 +218,16 @@ def fold(order: m.Order, events: Iterable[m.Event]) -> OrderState:
 def next_command(state: OrderState) -> m.Command | None:
     """What a conversation that goes step by step must ask for next; None when the order has ended.
 
-    Forward through the pending steps; once a step has failed, backward through what stands.
+    Forward through the pending steps; once a step has failed, backward through what stands, and to what cannot be taken
+    back but may have been done. Raises ValueError where it is a quote that is missing.
     """
     if state.verdict is not Verdict.ACCEPTED:
         return None
-    if state.failed:
+    if state.failed and state.standing:
         return _undo(state.standing[-1], state.order)
-    pending = next(step for step in STEPS if state.slots[step.name] is Slot.PENDING)
+    pending = next(step for step in state.steps if state.slots[step.name] is Slot.PENDING)
+    if pending.do is None:
+        raise ValueError(f"nobody can be told to do {pending.name}")
     return pending.do(state.order)
 
 

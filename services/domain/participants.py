@@ -4,6 +4,10 @@ The four decisions and their compensations are rules about the order alone. ``kn
 they share: what has been settled for an order is answered again, never done again.
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
 from services.domain import catalog
 from services.domain import messages as m
 from services.domain.order import HEARD, STEP_OF, TRANSITIONS, Slot
@@ -44,6 +48,19 @@ def notify(command: m.NotifyCustomer) -> m.CustomerNotified | m.NotificationRefu
     if command.order.customer in catalog.UNREACHABLE:
         return m.NotificationRefused(command.order, f"customer {command.order.customer} cannot be reached")
     return m.CustomerNotified(command.order)
+
+
+DECISIONS: Mapping[type[m.Command], Callable[[Any], m.Event]] = MappingProxyType(
+    {
+        m.ReserveStock: reserve,
+        m.ReleaseStock: release,
+        m.ChargePayment: charge,
+        m.RefundPayment: refund,
+        m.BookShipment: book,
+        m.CancelShipment: cancel,
+        m.NotifyCustomer: notify,
+    }
+)
 
 
 def known_answer(slot: Slot, command: m.Command, reason: str | None = None) -> m.Event | None:

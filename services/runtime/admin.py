@@ -3,6 +3,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from hmac import compare_digest
 
 from fastapi import APIRouter, FastAPI
 from prometheus_client import make_asgi_app
@@ -11,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.runtime.config import Config
-from services.runtime.front_door import explain
+from services.runtime.front_door import Impossible, explain
 from services.runtime.live import Live
 from services.telemetry import metrics
 from services.transports.http import HttpServer, guard
@@ -25,6 +26,13 @@ class _Metrics:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
+
+
+def authorize(config: Config, authorization: str) -> None:
+    """Raise ``Impossible`` unless the request's ``authorization`` has the lab's token: for what changes something."""
+    token = config.settings_token.get_secret_value()
+    if not token or not compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+        raise Impossible(401, "this needs the lab's token: Authorization: Bearer …")
 
 
 @asynccontextmanager

@@ -1,33 +1,45 @@
-"""The desk: orders' own side of every conversation. It accepts orders, folds what is heard of them, sends what they
-make (outbox), and brings to an end those whose conversation broke off (recovery).
+"""The desk: orders' own side of every conversation. It accepts orders, folds what is heard of them and does what their
+style makes of it, sends what they say (outbox), wakes those that wait for something (alarms), and brings to an end
+those whose conversation broke off (recovery).
 """
 
 import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import structlog
-from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import INVALID_SPAN, Link, Span, get_current_span, set_span_in_context
 
-from services.domain.messages import Event, Order
+from services.domain.messages import Command, Event, Order
 from services.domain.order import STEP_OF, OrderState, Verdict, place, recovery_command
+from services.runtime.deadline import within, without_deadline
+from services.runtime.faults import held
+from services.runtime.ledger import Ledger, note_known
 from services.runtime.live import Live
-from services.storage.orders import OrderStore, Parcel, StoredOrder
-from services.styles.roles import Style
+from services.runtime.process import style_of
+from services.storage.ledger import entry
+from services.storage.orders import Decide, OrderStore, Parcel, Recorded, StoredOrder, Turn
+from services.styles import STYLES
+from services.styles.roles import Heard, Outgoing, Style
 from services.telemetry import conventions as c
 from services.telemetry import metrics
 from services.telemetry.messaging import PROPAGATOR, fail
 from services.telemetry.setup import Telemetry
-from services.transports import cloudevents
-from services.transports.errors import TransportError, Unavailable
+from services.transports import Port, cloudevents
+from services.transports.errors import TransportError, Unavailable, Undecodable
 from services.transports.formats import JSON, Format
-from services.transports.ports import Broker, Rpc
+from services.transports.ports import Broker, Message, Rpc
 
 log = structlog.get_logger()
 
+SELF = "orders"
 LEASE_S = 10.0
 """How long one attempt to carry a conversation on, or to send a parcel, may take before others try."""
 LOOK_EVERY_S = 1.0
@@ -46,6 +58,7 @@ class Desk:
         rpcs: Mapping[str, Rpc],
         brokers: Mapping[str, Broker],
         written: Format = JSON,
+        ledger: Ledger | None = None,
     ) -> None:
         self.store = store
         self._telemetry = telemetry
@@ -53,7 +66,9 @@ class Desk:
         self._rpcs = rpcs
         self._brokers = brokers
         self._written = written
-        self._ended: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._ledger = ledger
+        self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._pursuits: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, int] = defaultdict(int)
         self._sending: set[asyncio.Task[None]] = set()
         self._recover_now = asyncio.Event()
@@ -71,9 +86,11 @@ class Desk:
     ) -> StoredOrder:
         """Write the order down, with what it makes others hear; the context is the current one. The sending starts
         at once but is not waited for. Raises ``KeyTaken``."""
-        state, _ = place(order)
-        carrier: dict[str, str] = {}
-        PROPAGATOR.inject(carrier, get_current())
+        state, placed = place(order, style.plan)
+        carrier = _carrier()
+        turn = Turn()
+        if style.orders is not None and not style.synchronous:
+            turn = self._decide(style, transport, placed, carrier)(state, state, {})
         accepted, parcels = await self.store.place(
             state,
             style=style.name,
@@ -81,28 +98,52 @@ class Desk:
             carrier=carrier,
             idempotency_key=idempotency_key,
             body_hash=body_hash,
-            parcels=self._opening(state, style, transport, carrier),
-            lease_s=self._longest_s(state) if style.synchronous else LEASE_S,
-            conversation=style.synchronous,
+            parcels=turn.parcels,
+            lease_s=self._longest_s() if style.synchronous else LEASE_S,
+            conversation=style.synchronous or style.pursue is not None,
+            memory=turn.memory,
+            alarm_s=turn.alarm_s,
         )
         metrics.ORDERS.labels("orders", style.name, transport, Verdict.ACCEPTED.value).inc()
-        for parcel in parcels:
-            self._dispatch(parcel)
+        self._dispatch(parcels)
+        if style.pursue is not None:
+            self._pursue(accepted, style)
         return accepted
 
-    def _opening(self, state: OrderState, style: Style, transport: str, carrier: Mapping[str, str]) -> list[Parcel]:
+    def _decide(self, style: Style, transport: str, event: Event | None, carrier: Mapping[str, str]) -> Decide:
+        """What ``style`` makes of ``event``, in the words of the store."""
+        decide = style.orders
+        if decide is None:
+            return lambda *_: Turn()
+
+        def turn(before: OrderState, state: OrderState, memory: Mapping[str, Any]) -> Turn:
+            following = decide(Heard(event, before, state, memory, self._live.__getitem__))
+            return Turn(
+                self._parcels(state.order.order_id, style, transport, following.say, carrier),
+                following.record,
+                following.memory,
+                following.alarm_s,
+                following.late,
+            )
+
+        return turn
+
+    def _parcels(
+        self, order_id: str, style: Style, transport: str, say: Sequence[Outgoing], carrier: Mapping[str, str]
+    ) -> list[Parcel]:
         parcels = []
-        for outgoing in style.opening(state) if style.opening else []:
+        for outgoing in say:
             message = cloudevents.compose(
                 outgoing.payload,
-                source="orders",
-                cause=state.order.order_id,
+                source=SELF,
+                cause=order_id,
                 style=style.name,
                 transport=transport,
+                reply_to=outgoing.reply_to,
             )
             headers, body = cloudevents.encode(message, self._written)
-            now_ns = time.time_ns()
-            parcels.append(Parcel(message.subject, transport, outgoing.channel, headers, body, carrier, now_ns))
+            broker = style.broker(transport, outgoing.port)
+            parcels.append(Parcel(order_id, broker, outgoing.channel, headers, body, carrier, time.time_ns()))
         return parcels
 
     async def converse(self, accepted: StoredOrder, style: Style) -> StoredOrder:
@@ -110,29 +151,77 @@ class Desk:
         order is left to recovery."""
         assert style.converse is not None
         order_id = accepted.state.order.order_id
-        timeout_s = self._live["rpc.timeout_s"]
+        rpc = self._rpcs[style.wires(accepted.transport)[Port.RPC]]
+        desk = _Conversation(self, style, accepted.transport)
         try:
-            await style.converse(accepted.state, self._rpcs[accepted.transport], self, timeout_s)
+            with within(self._live["order.deadline_s"]):
+                await style.converse(accepted.state, rpc, desk, self._live["rpc.timeout_s"])
         except TransportError:
-            await self.store.lease(order_id, 0)
+            await self.store.hold([order_id], 0)
             self._recover_now.set()
             raise
-        ended = await self.store.get(order_id)
-        assert ended is not None
-        return ended
+        stored = await self.store.get(order_id)
+        assert stored is not None
+        return stored
 
-    def _longest_s(self, state: OrderState) -> float:
-        """How long a conversation may take that asks for every step and takes each back."""
-        longest_s: float = self._live["rpc.timeout_s"] * 2 * len(state.slots)
+    def _longest_s(self) -> float:
+        """How long a conversation may take; some wires allow a tenth more than they were told."""
+        longest_s: float = self._live["order.deadline_s"] * 1.1
         return max(longest_s, LEASE_S)
 
     # --- hearing -----------------------------------------------------------------------------------------------------
-    async def record(self, order_id: str, event: Event, *, cause: str | None = None) -> OrderState:
-        """Fold ``event`` into the order, durably, and tell those who wait for its end."""
-        stored, ended = await self.store.record(order_id, event, cause=cause, reason="taken back by recovery")
-        if ended:
-            self._has_ended(stored)
-        return stored.state
+    async def hear(self, message: Message) -> None:
+        """Fold what was heard into its order, and do what the order's style makes of it. Raises ``Undecodable`` for
+        what is no event of an order that is known here: hearing it again would not help."""
+        style = style_of(message)
+        if not isinstance(message.payload, Event):
+            raise Undecodable(f"{message.type} is a command, and orders takes none")
+        carrier = _carrier()
+        decide = self._decide(style, message.transport, message.payload, carrier)
+        try:
+            recorded = await self.record(
+                message.subject, message.payload, cause=message.id, decide=decide, carrier=carrier
+            )
+        except KeyError:
+            self._count_reply(style.name, message.transport, c.Reply.NOBODY)
+            raise Undecodable(f"order {message.subject[:60]} is not known here") from None
+        if recorded.again:
+            note_known()
+        if recorded.again or recorded.late:
+            reply = c.Reply.TWICE if recorded.again else c.Reply.LATE
+            self._count_reply(recorded.order.style, recorded.order.transport, reply)
+
+    def _count_reply(self, style: str, transport: str, reply: c.Reply) -> None:
+        get_current_span().set_attribute(c.LAB_REPLY, reply.value)
+        metrics.UNEXPECTED_REPLIES.labels(SELF, style, transport, reply.value).inc()
+
+    async def record(
+        self,
+        order_id: str,
+        event: Event | None,
+        *,
+        cause: str | None = None,
+        decide: Decide | None = None,
+        carrier: Mapping[str, str] = MappingProxyType({}),
+        handed_over: bool = False,
+    ) -> Recorded:
+        """Fold ``event`` into the order, durably, with all that follows from it; tell those who wait for it."""
+        recorded = await self.store.record(
+            order_id,
+            event,
+            cause=cause,
+            reason="taken back by recovery",
+            decide=decide,
+            carrier=carrier,
+            lease_s=LEASE_S,
+            handed_over=handed_over,
+        )
+        self._dispatch(recorded.parcels)
+        if recorded.ended:
+            self._has_ended(recorded.order)
+        if order_id in self._waiting:
+            self._news[order_id].set()
+        return recorded
 
     def _has_ended(self, stored: StoredOrder) -> None:
         span = get_current_span()
@@ -143,48 +232,54 @@ class Desk:
         metrics.ORDER_COMPLETE_DURATION.labels(*flow, stored.verdict.value).observe(
             (stored.completed_at_ns - stored.accepted_at_ns) / 1e9, metrics.exemplar(span)
         )
-        order_id = stored.state.order.order_id
-        if order_id in self._waiting:
-            self._ended[order_id].set()
 
-    async def wait(self, order_id: str, wait_s: float) -> StoredOrder | None:
-        """The order, once it has ended or ``wait_s`` have passed; None if there is no such order."""
+    async def wait(
+        self, order_id: str, wait_s: float, enough: Callable[[StoredOrder], bool] = lambda stored: stored.ended
+    ) -> StoredOrder | None:
+        """The order, once it is ``enough`` (by default: has ended) or ``wait_s`` have passed; None if there is no such
+        order."""
         deadline = time.monotonic() + wait_s
         self._waiting[order_id] += 1
         try:
             while True:
+                news = self._news[order_id]
+                news.clear()
                 stored = await self.store.get(order_id)
                 left_s = deadline - time.monotonic()
-                if stored is None or stored.ended or left_s <= 0 or self._stopping:
+                if stored is None or enough(stored) or left_s <= 0 or self._stopping:
                     return stored
-                # another replica may be the one that hears of the end: look again now and then
+                # another replica may be the one that hears of it: look again now and then
                 try:
                     async with asyncio.timeout(min(left_s, LOOK_EVERY_S * 2)):
-                        await self._ended[order_id].wait()
+                        await news.wait()
                 except TimeoutError:
                     continue
         finally:
             self._waiting[order_id] -= 1
             if not self._waiting[order_id]:
                 del self._waiting[order_id]
-                self._ended.pop(order_id, None)
+                self._news.pop(order_id, None)
 
     def stop_waiting(self) -> None:
         """Answer those who wait now: the process is about to stop."""
         self._stopping = True
-        for event in self._ended.values():
-            event.set()
+        for news in self._news.values():
+            news.set()
 
     # --- outbox ------------------------------------------------------------------------------------------------------
-    def _dispatch(self, parcel: Parcel) -> None:
-        task = asyncio.create_task(self._send(parcel))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+    def _dispatch(self, parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            task = asyncio.create_task(self._send(parcel))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
 
     async def _send(self, parcel: Parcel) -> None:
         context = PROPAGATOR.extract(parcel.carrier, Context())
-        style = parcel.headers["ce-labstyle"]
-        with self._telemetry.messaging.outbox(context, parcel.order_id, style, parcel.broker, parcel.written_at_ns):
+        style, transport = parcel.headers["ce-labstyle"], parcel.headers["ce-labtransport"]
+        if held(self._live, style):
+            await self.store.put_back([parcel.id], LOOK_EVERY_S)
+            return
+        with self._telemetry.messaging.outbox(context, parcel.order_id, style, transport, parcel.written_at_ns):
             try:
                 await self._brokers[parcel.broker].publish(
                     parcel.headers, parcel.body, channel=parcel.channel, key=parcel.order_id
@@ -223,7 +318,12 @@ class Desk:
             await asyncio.sleep(MEASURE_EVERY_S)
 
     async def drained(self) -> None:
-        """Return when nothing is being sent."""
+        """Give up what is carried on here for whoever looks next; return when nothing is being sent."""
+        pursued = list(self._pursuits)
+        for task in list(self._pursuits.values()):
+            task.cancel()
+        if pursued:
+            await self.store.hold(pursued, 0)
         while self._sending:
             await asyncio.wait(self._sending)
 
@@ -241,35 +341,145 @@ class Desk:
                 continue
 
     async def _recover_one(self, stored: StoredOrder) -> None:
-        order_id = stored.state.order.order_id
-        before = PROPAGATOR.extract(stored.carrier, Context())
-        # a trace of its own, as the one before may be long over; the baggage says whose order it is
+        style = STYLES[stored.style]
+        if style.pursue is not None:
+            with self._anew("resume order", stored, stored.carrier):
+                self._pursue(stored, style)
+            return
+        with self._anew("recover order", stored, stored.carrier, {c.LAB_RECOVERY: True}) as span:
+            try:
+                await self._take_back(stored, style)
+            except TransportError as error:
+                fail(span, error)
+                log.info("recovery_waits", order_id=stored.state.order.order_id, error=str(error))
+                await self.store.hold([stored.state.order.order_id], random.uniform(0.5, 1.5))
+
+    @contextmanager
+    def _anew(
+        self, name: str, stored: StoredOrder, carrier: Mapping[str, str], attributes: Mapping[str, bool] | None = None
+    ) -> Iterator[Span]:
+        """A trace of its own, linked to the one in ``carrier``, which may be long over; its baggage says whose order it
+        is."""
+        before = PROPAGATOR.extract(carrier, Context())
         token = attach(set_span_in_context(INVALID_SPAN, before))
         try:
             with self._telemetry.tracer.start_as_current_span(
-                "recover order",
-                attributes={c.LAB_ORDER_ID: order_id, c.LAB_RECOVERY: True},
+                name,
+                attributes={c.LAB_ORDER_ID: stored.state.order.order_id, **(attributes or {})},
                 links=_link_to(get_current_span(before)),
                 record_exception=False,
             ) as span:
-                try:
-                    await self._take_back(stored)
-                except TransportError as error:
-                    fail(span, error)
-                    log.info("recovery_waits", order_id=order_id, error=str(error))
-                    await self.store.lease(order_id, random.uniform(0.5, 1.5))
+                yield span
         finally:
             detach(token)
 
-    async def _take_back(self, stored: StoredOrder) -> None:
-        rpc = self._rpcs.get(stored.transport)
+    async def _take_back(self, stored: StoredOrder, style: Style) -> None:
+        wire = style.wires(stored.transport)[Port.RPC]
+        rpc = self._rpcs.get(wire)
         if rpc is None:
-            raise Unavailable(f"{stored.transport} does not run here any more")
+            raise Unavailable(f"{wire} does not run here any more")
+        desk = _Conversation(self, style, stored.transport)
         state = stored.state
         while command := recovery_command(state):
             event = await rpc.call(STEP_OF[type(command)].service, command, timeout_s=self._live["rpc.timeout_s"])
-            state = await self.record(state.order.order_id, event)
+            state = await desk.record(state.order.order_id, event)
         metrics.RECOVERED.labels("orders", stored.style, stored.transport, state.verdict.value).inc()
+
+    # --- alarms ------------------------------------------------------------------------------------------------------
+    async def alarms(self) -> None:
+        """Wake, for ever, the conversations that waited for something long enough."""
+        while True:
+            due = await self.store.alarms(LEASE_S)
+            await asyncio.gather(*(self._ring(stored, carrier) for stored, carrier in due))
+            if not due:
+                await asyncio.sleep(LOOK_EVERY_S / 4)
+
+    async def _ring(self, stored: StoredOrder, before: Mapping[str, str]) -> None:
+        with self._anew("resume order", stored, before):
+            carrier = _carrier()
+            decide = self._decide(STYLES[stored.style], stored.transport, None, carrier)
+            await self.record(stored.state.order.order_id, None, decide=decide, carrier=carrier)
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+    def _pursue(self, stored: StoredOrder, style: Style) -> None:
+        """Carry the conversation on in the background, in the current context."""
+        order_id = stored.state.order.order_id
+        if order_id not in self._pursuits and not self._stopping:
+            task = asyncio.create_task(self._carry_on(stored, style))
+            self._pursuits[order_id] = task
+            task.add_done_callback(lambda _: self._pursuits.pop(order_id, None))
+
+    async def _carry_on(self, stored: StoredOrder, style: Style) -> None:
+        assert style.pursue is not None
+        try:
+            await style.pursue(stored.state, _Conversation(self, style, stored.transport))
+        except Exception as error:  # its lease runs out, and it is picked up again
+            log.warning("pursuit_waits", order_id=stored.state.order.order_id, error=repr(error))
+
+    async def hold_pursuits(self) -> None:
+        """Keep, for ever, the leases of what is being carried on here."""
+        while True:
+            await asyncio.sleep(LEASE_S / 4)
+            if self._pursuits:
+                await self.store.hold(list(self._pursuits), LEASE_S)
+
+    async def ask(
+        self, style: Style, transport: str, state: OrderState, command: Command, *, channel: str, reply_to: str
+    ) -> OrderState:
+        """Request by message: a CLIENT span over the whole wait, whose conversation id is the request's, and the order
+        once its answer was recorded (whoever heard it)."""
+        broker = self._brokers[style.broker(transport)]
+        order_id, step = state.order.order_id, STEP_OF[type(command)].name
+        message = cloudevents.compose(
+            command, source=SELF, cause=order_id, style=style.name, transport=transport, reply_to=reply_to
+        )
+        with self._telemetry.messaging.request(broker.words, channel, message.id, order_id):
+            while True:
+                headers, body = cloudevents.encode(message, self._written)
+                try:
+                    await broker.publish(headers, body, channel=channel, key=order_id)
+                    if self._ledger is not None:
+                        await self._ledger.note([entry(headers, broker=broker.name, channel=channel)])
+                except TransportError as error:
+                    log.info("request_waits", order_id=order_id, error=str(error))
+                    await asyncio.sleep(random.uniform(0.5, 1) * LOOK_EVERY_S)
+                    continue
+                stored = await self.wait(
+                    order_id,
+                    self._live["reply.timeout_s"],
+                    lambda stored: stored.state.slots[step] is not state.slots[step] or stored.ended,
+                )
+                assert stored is not None
+                if stored.state.slots[step] is not state.slots[step] or stored.ended:
+                    return stored.state
+                metrics.REQUESTS_REPEATED.labels(SELF, broker.words.system, channel).inc()
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """One order's: a ``roles.Desk`` and a ``roles.Requests``."""
+
+    desk: Desk
+    style: Style
+    transport: str
+
+    async def record(self, order_id: str, event: Event, *, say: tuple[Outgoing, ...] = ()) -> OrderState:
+        carrier = _carrier()
+        parcels = self.desk._parcels(order_id, self.style, self.transport, say, carrier)  # noqa: SLF001
+        recorded = await self.desk.record(
+            order_id, event, decide=lambda *_: Turn(parcels), carrier=carrier, handed_over=bool(say)
+        )
+        return recorded.order.state
+
+    async def ask(self, state: OrderState, command: Command, *, channel: str, reply_to: str) -> OrderState:
+        return await self.desk.ask(self.style, self.transport, state, command, channel=channel, reply_to=reply_to)
+
+
+def _carrier() -> dict[str, str]:
+    """The current context and baggage, to be stored: without a deadline, as what is done later is not too late."""
+    carrier: dict[str, str] = {}
+    PROPAGATOR.inject(carrier, without_deadline())
+    return carrier
 
 
 def _link_to(span: Span) -> Sequence[Link]:

@@ -93,9 +93,11 @@ class OrderOut(BaseModel):
     amount_cents: int
     slots: dict[str, str]
     history: list[HistoryEntry]
+    conversation: dict[str, Any]
+    """What orders' side of the style has noted: a saga's last command, the quotes that came in."""
 
 
-def order_out(stored: StoredOrder, history: list[tuple[int, str]]) -> OrderOut:
+def order_out(stored: StoredOrder, history: list[tuple[int, str]], memory: Mapping[str, Any]) -> OrderOut:
     return OrderOut(
         id=stored.state.order.order_id,
         style=stored.style,
@@ -107,6 +109,7 @@ def order_out(stored: StoredOrder, history: list[tuple[int, str]]) -> OrderOut:
         amount_cents=stored.state.order.amount_cents,
         slots={name: slot.value for name, slot in stored.state.slots.items()},
         history=[HistoryEntry(at=_instant(at_ns), event=event) for at_ns, event in history],
+        conversation=dict(memory),
     )
 
 
@@ -187,32 +190,55 @@ class Flows:
         self._running = running
         self._absent = absent
 
-    def choose(self, style_name: str, transport_name: str | None) -> tuple[Style, str]:
-        """The style and the transport that were meant. Raises ``Impossible``."""
+    def choose(self, style_name: str, transport_names: str | None) -> tuple[Style, str]:
+        """The style and the transports that were meant, one per port. Raises ``Impossible``."""
         style = STYLES.get(style_name)
         if style is None:
             raise Impossible(422, f"style: {style_name[:60]!r} is no style", valid=sorted(STYLES))
-        name = transport_name or self._default(style)
+        chosen = transport_names or self._default(style)
+        names = [name.strip() for name in chosen.split(",")]
+        if len(names) != len(style.ports):
+            ports = ", ".join(style.ports)
+            wanted = f"{style.name} needs {len(style.ports)}, comma-separated ({ports})"
+            raise Impossible(
+                422, f"transport: {chosen[:60]!r} names {len(names)}: {wanted}", valid=self.carriers(style)
+            )
+        for position, name in enumerate(names):
+            self._check(style, position, name)
+        return style, ",".join(names)
+
+    def _check(self, style: Style, position: int, name: str) -> None:
         transport = {**TRANSPORTS, **self._running}.get(name)
+        valid = self._able(style, position) if len(style.ports) > 1 else self.carriers(style)
         if transport is None:
-            raise Impossible(422, f"transport: {name[:60]!r} is no transport", valid=self.carriers(style))
-        if reason := why_not(style, transport):
-            raise Impossible(422, f"transport: {reason}", valid=self.carriers(style))
+            raise Impossible(422, f"transport: {name[:60]!r} is no transport", valid=valid)
+        if reason := why_not(style, transport, position):
+            raise Impossible(422, f"transport: {reason}", valid=valid)
         if name not in self._running:
             why = self._absent.get(name, "it is not enabled (LAB_TRANSPORTS)")
-            raise Impossible(422, f"transport: {name} does not run here: {why}", valid=self.carriers(style))
-        return style, name
+            raise Impossible(422, f"transport: {name} does not run here: {why}", valid=valid)
+
+    def _able(self, style: Style, position: int) -> list[str]:
+        """The transports that run here and can be that port of ``style``."""
+        return [name for name, transport in self._running.items() if why_not(style, transport, position) is None]
 
     def carriers(self, style: Style) -> list[str]:
-        """The transports that run here and can carry ``style``."""
-        return [name for name, transport in self._running.items() if why_not(style, transport) is None]
+        """What may stand in ``transport=``: the transports that run here and can carry ``style``; of a style with
+        several ports its default alone, or nothing where a port has no transport."""
+        if len(style.ports) == 1:
+            return self._able(style, 0)
+        able = [self._able(style, position) for position in range(len(style.ports))]
+        return [self._default(style)] if all(able) else []
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Every pair of style and transport that can be asked for."""
-        return [(style.name, name) for style in STYLES.values() for name in self.carriers(style)]
+        """Every pair of style and transports that is usually asked for."""
+        return [(style.name, names) for style in STYLES.values() for names in self.carriers(style)]
 
     def _default(self, style: Style) -> str:
-        return style.default if style.default in self._running else next(iter(self.carriers(style)), style.default)
+        """The default transports, each replaced by the first that can where it does not run here."""
+        wanted = style.default.split(",")
+        able = [self._able(style, position) for position in range(len(wanted))]
+        return ",".join(w if w in able[n] else next(iter(able[n]), w) for n, w in enumerate(wanted))
 
     def styles(self) -> list[dict[str, Any]]:
         return [
@@ -223,12 +249,20 @@ class Flows:
                 "ports": [port.value for port in style.ports],
                 "default": self._default(style),
                 "transports": self.carriers(style),
-                "not_possible": {
-                    name: why for name, transport in TRANSPORTS.items() if (why := why_not(style, transport))
-                },
+                "choices": [self._able(style, position) for position in range(len(style.ports))],
+                "not_possible": self._not_possible(style),
             }
             for style in STYLES.values()
         ]
+
+    def _not_possible(self, style: Style) -> dict[str, str]:
+        """Why a transport can be none of the ports of ``style``."""
+        reasons: dict[str, str] = {}
+        for name, transport in TRANSPORTS.items():
+            whys = [why_not(style, transport, position) for position in range(len(style.ports))]
+            if all(whys):
+                reasons[name] = str(whys[-1])
+        return reasons
 
     def transports(self, not_ready: Mapping[str, str]) -> list[dict[str, Any]]:
         """The capability table; ``status`` is ``ready``, ``not ready: …`` or ``absent: …``."""
@@ -239,7 +273,11 @@ class Flows:
                 "ports": sorted(port.value for port in transport.ports),
                 "delivery": transport.delivery,
                 "status": self._status(name, not_ready),
-                "styles": [style.name for style in STYLES.values() if why_not(style, transport) is None],
+                "styles": [
+                    style.name
+                    for style in STYLES.values()
+                    if any(why_not(style, transport, position) is None for position in range(len(style.ports)))
+                ],
             }
             for name, transport in table.items()
         ]

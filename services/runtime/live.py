@@ -1,25 +1,35 @@
 """The settings that may change while the lab runs: rows that orders owns, asked for by every process each second.
 
 A process keeps the last known values while orders is away. A setting is a name, a unit in that name, a default and a
-sentence; ``lab settings`` and the docs are built from ``SETTINGS``.
+sentence; ``lab settings`` and the docs are built from ``SETTINGS``. Faults (services/runtime/faults.py) ride with them:
+a thousand names, of which only those that are set are kept, shown and looked at.
 """
 
 import asyncio
-import math
 import random
+from asyncio import Event
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import httpx
 import structlog
 
 from services.domain.order import STEPS
+from services.runtime import faults
+from services.runtime.faults import FAULTS, Key, Knob
+from services.runtime.values import number, shown, whole
 from services.telemetry.messaging import Shape
 
 log = structlog.get_logger()
 
 POLL_S = 1.0
+
+
+class Switch(StrEnum):
+    OFF = "off"
+    ON = "on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +42,19 @@ class Setting:
     parse: Callable[[str], Any]
 
 
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise ValueError(f"a number from {low:g} to {high:g}, not {text!r}")
-        return value
-
-    return parse
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise ValueError(f"a whole number from {low} to {high}, not {text!r}")
-        return int(text)
-
-    return parse
-
-
 def _shape(text: str) -> Shape:
     if text not in set(Shape):
         raise ValueError(f"one of {', '.join(Shape)}, not {text!r}")
     return Shape(text)
 
 
+def _switch(text: str) -> Switch:
+    if text not in set(Switch):
+        raise ValueError(f"one of {', '.join(Switch)}, not {text!r}")
+    return Switch(text)
+
+
+_QUOTE_MS = {"swift": 10.0, "steady": 60.0, "frugal": 400.0}
 _WORK_MS = {"inventory": 8.0, "payment": 40.0, "shipping": 15.0, "notifications": 10.0}
 
 SETTINGS: dict[str, Setting] = {
@@ -76,28 +71,88 @@ SETTINGS: dict[str, Setting] = {
                 f"{step.service}.work_ms",
                 _WORK_MS[step.service],
                 f"Time that {step.service} works on a step",
-                _number(0, 60_000),
+                number(0, 60_000),
             )
             for step in STEPS
         ),
-        Setting("work.jitter", 0.3, "Spread of the work times: sigma of their logarithm", _number(0, 2)),
-        Setting("work.seed", 1, "Seed of the spread: the same order takes the same time again", _whole(0, 2**31)),
-        Setting("rpc.timeout_s", 2.0, "How long orders waits for one answer", _number(0.01, 60)),
-        Setting("messaging.max_attempts", 5, "Failed handlings before a message is a dead letter", _whole(1, 100)),
+        *(
+            Setting(
+                f"carrier-{name}.work_ms",
+                work_ms,
+                f"Time until {name} answers a request for a quote",
+                number(0, 60_000),
+            )
+            for name, work_ms in _QUOTE_MS.items()
+        ),
+        Setting("carrier-frugal.silent_share", 0.1, "Share of the requests that frugal never answers", number(0, 1)),
+        Setting("quotes.deadline_s", 2.0, "How long orders gathers quotes", number(0.01, 600)),
+        Setting("saga.timeout_s", 5.0, "How long a saga waits for a reply", number(0.01, 3600)),
+        Setting(
+            "reply.timeout_s",
+            5.0,
+            "How long orders waits for an answer by message before it asks again",
+            number(0.01, 3600),
+        ),
+        Setting("work.jitter", 0.3, "Spread of the work times: sigma of their logarithm", number(0, 2)),
+        Setting("work.seed", 1, "Seed of the spread: the same order takes the same time again", whole(0, 2**31)),
+        Setting("rpc.timeout_s", 2.0, "How long orders waits for one answer", number(0.01, 60)),
+        Setting("order.deadline_s", 10.0, "How long a synchronous conversation may take in all", number(0.01, 3600)),
+        Setting("rpc.retries", 0, "How often a call that failed is made again, at most", whole(0, 10)),
+        Setting("rpc.retry_budget", 0.1, "Retries to a peer, as a share of the calls to it", number(0, 1)),
+        Setting("rpc.breaker", Switch.OFF, "Whether a peer whose calls fail is left alone: on, off", _switch),
+        Setting("rpc.breaker_failures", 5, "So many failures in a row open the circuit to a peer", whole(1, 1000)),
+        Setting("rpc.breaker_open_s", 3.0, "How long a circuit stays open until a call tries", number(0.01, 600)),
+        Setting("messaging.max_attempts", 5, "Failed handlings before a message is a dead letter", whole(1, 100)),
+        Setting("faults.seed", 1, "Seed of the faults' chance: the same ids meet the same again", whole(0, 2**31)),
     )
 }
 
 
+class UnknownSettingError(ValueError):
+    """``str()`` of it says which name is none, and which ones are ``near``, if any is."""
+
+    def __init__(self, name: str, near: list[str]) -> None:
+        meant = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+        super().__init__(f"{name[:60]!r} is no setting{meant}")
+        self.near = near
+
+
+def find(name: str) -> Setting | Knob:
+    """The setting called ``name``, or the fault. Raises UnknownSettingError."""
+    if name in SETTINGS:
+        return SETTINGS[name]
+    if (key := faults.key_of(name)) is not None:
+        return FAULTS[key[2]]
+    raise UnknownSettingError(name, faults.near(name, list(SETTINGS)))
+
+
 class Live:
-    """The current values; ``changed`` is called after each change, and ``also`` follows it in the same process."""
+    """The current values; ``changed`` is called after each change, and ``also`` follows it in the same process.
+    ``faults`` are those that are set: whoever is asked for each message looks first whether there are any."""
 
     def __init__(self, changed: Callable[["Live"], None] = lambda _: None) -> None:
         self._values: dict[str, Any] = {name: setting.default for name, setting in SETTINGS.items()}
+        self._faults_by_name: dict[str, tuple[Key, Any]] = {}
+        self.faults: dict[Key, Any] = {}
         self._changed = changed
+        self._news = Event()
         self._followers: list[Live] = []
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
+
+    def fault(self, service: str, knob: str, style: str = "") -> Any:
+        """The value of a knob of ``service`` in a conversation of ``style``, whether or not it is known which."""
+        known = self.faults
+        if known:
+            for key in faults.wider(service, knob, style):
+                if key in known:
+                    return known[key]
+        return FAULTS[knob].default
+
+    async def news(self) -> None:
+        """Return when something has changed."""
+        await self._news.wait()
 
     def also(self, *followers: "Live") -> None:
         self._followers += followers
@@ -108,21 +163,33 @@ class Live:
             name: setting.parse(stored[name]) if name in stored else setting.default
             for name, setting in SETTINGS.items()
         }
-        if values != self._values:
-            self._values = values
+        by_name = faults.set_in(stored)
+        if (values, by_name) != (self._values, self._faults_by_name):
+            self._values, self._faults_by_name = values, by_name
+            self.faults = dict(by_name.values())
             self._changed(self)
+            self._news.set()
+            self._news = Event()
         for follower in self._followers:
             follower.update(stored)
 
     def as_text(self) -> dict[str, str]:
-        return {name: str(value) for name, value in self._values.items()}
+        """Every setting, and the faults that are set."""
+        return {name: shown(value) for name, value in self._values.items()} | self.faults_as_text()
+
+    def faults_as_text(self) -> dict[str, str]:
+        return {name: shown(value) for name, (_, value) in sorted(self._faults_by_name.items())}
+
+    def chance(self, service: str, order_id: str) -> random.Random:
+        """What is chance for ``service`` and this order, and by the seed the same again."""
+        return random.Random(f"{self['work.seed']}/{service}/{order_id}")
 
     async def work(self, service: str, order_id: str) -> None:
         """Take the time that ``service`` works on this order: its ``work_ms``, spread log-normally by the seed."""
         work_ms = self[f"{service}.work_ms"]
         if work_ms <= 0:
             return
-        chance = random.Random(f"{self['work.seed']}/{service}/{order_id}")
+        chance = self.chance(service, order_id)
         await asyncio.sleep(work_ms / 1000 * chance.lognormvariate(0, self["work.jitter"]))
 
 

@@ -6,18 +6,26 @@ from typing import Any
 
 from opentelemetry.trace import get_current_span
 
-from services.domain.messages import Command, Event, Refusal, type_name
+from services.domain.messages import Command, Event, QuoteRequested, Refusal, type_name
+from services.domain.order import STEP_OF
 from services.domain.participants import known_answer, settle
+from services.runtime.conditions import Conditions
+from services.runtime.deadline import remaining_s
+from services.runtime.ledger import note_known, note_said
+from services.runtime.live import Live
 from services.runtime.serial import Serial
 from services.storage.participant import Overtaken, ParticipantStore
 from services.telemetry import conventions as c
 from services.telemetry import metrics
 from services.transports import cloudevents
+from services.transports.errors import DeadlineExceeded
 from services.transports.formats import JSON, Format
 from services.transports.ports import Broker, Message
 
 Decision = Callable[[Any], Awaitable[Event]]
 Handlers = Mapping[type[Command], Decision]
+Quote = Callable[[QuoteRequested], Awaitable[Event | None]]
+"""How a carrier answers; None where it keeps silent."""
 
 
 class CommandRefused(ValueError):
@@ -27,22 +35,41 @@ class CommandRefused(ValueError):
 class Worker:
     """The decisions of one service, and its memory of what it has done."""
 
-    def __init__(self, service: str, handlers: Handlers, store: ParticipantStore, max_in_flight: int) -> None:
+    def __init__(
+        self,
+        service: str,
+        handlers: Handlers,
+        store: ParticipantStore,
+        max_in_flight: int,
+        live: Live | None = None,
+    ) -> None:
         self.service = service
+        self.conditions = Conditions(service, live or Live())
         self._handlers = handlers
         self._store = store
         self._serial = Serial()
         self._max_in_flight = max_in_flight
 
     def calls(self) -> Callable[[Command], Awaitable[Event]]:
-        """The handler of one RPC transport: as many at once, and as serial per order, as a broker's consumer."""
+        """The handler of one RPC transport: as many at once, and as serial per order, as a broker's consumer. Raises
+        ``DeadlineExceeded`` where the caller's deadline has passed."""
         slots = asyncio.Semaphore(self._max_in_flight)
 
         async def answer(command: Command) -> Event:
             async with self._serial.lane(command.order.order_id), slots:
+                self._in_time(command)
+                if error := await self.conditions.before_call(command):
+                    raise error
                 return await self.do(command)
 
         return answer
+
+    def _in_time(self, command: Command) -> None:
+        """Raises ``DeadlineExceeded`` where nobody waits for the answer any more, perhaps since the call had to wait
+        here. What is to be taken back always is."""
+        left_s = remaining_s()
+        if left_s is not None and left_s <= 0 and type(command) is STEP_OF[type(command)].do:
+            raise DeadlineExceeded(f"the deadline passed {abs(left_s):.3g} s ago; {self.service} did nothing")
 
     async def do(self, command: Command, *, cause: str | None = None) -> Event:
         """Carry ``command`` out, once per order and step, and remember the answer for ``cause``.
@@ -63,13 +90,14 @@ class Worker:
         memory = await self._store.recall(cause, order_id)
         if memory.answer is not None:
             self._duplicate()
+            note_known()
             answer = cloudevents.loads(*memory.answer)
             assert isinstance(answer, Event)
             return answer
         event = known_answer(memory.slot, command, memory.reason)
         effect = None
         if event is None:
-            event = await handler(command)
+            event = self.conditions.refusal(command) or await handler(command)
             effect = None if isinstance(event, Refusal) else type_name(type(command))
         elif settle(memory.slot, event) is memory.slot:
             self._duplicate()  # else it takes back what was never done: a tombstone, and news
@@ -84,6 +112,7 @@ class Worker:
         )
         if effect is not None:
             metrics.EFFECTS.labels(self.service, effect).inc()
+        self.conditions.stored()
         return event
 
     def _duplicate(self) -> None:
@@ -93,10 +122,11 @@ class Worker:
 
 class Speaking:
     """A worker while it handles messages of one broker, and says its own in the format ``written``: a
-    ``styles.roles.Participant``."""
+    ``styles.roles.Participant``. A carrier has a ``quote``."""
 
-    def __init__(self, worker: Worker, broker: Broker, written: Format = JSON) -> None:
+    def __init__(self, worker: Worker, broker: Broker, written: Format = JSON, quote: Quote | None = None) -> None:
         self.service = worker.service
+        self._quote = quote
         self._worker = worker
         self._broker = broker
         self._written = written
@@ -104,7 +134,20 @@ class Speaking:
     async def do(self, command: Command, *, cause: str) -> Event:
         return await self._worker.do(command, cause=cause)
 
+    async def quote(self, request: QuoteRequested) -> Event | None:
+        if self._quote is None:
+            raise CommandRefused(f"{self.service} is no carrier")
+        return self._worker.conditions.declined(request) or await self._quote(request)
+
     async def say(self, payload: Command | Event, *, channel: str, to: Message) -> None:
-        message = cloudevents.compose(payload, source=self.service, cause=to.id, style=to.style, transport=to.transport)
+        message = cloudevents.compose(
+            payload,
+            source=self.service,
+            cause=to.id,
+            style=to.style,
+            transport=to.transport,
+            correlation_id=to.id if to.reply_to else "",
+        )
         headers, body = cloudevents.encode(message, self._written)
         await self._broker.publish(headers, body, channel=channel, key=message.subject)
+        note_said(headers, broker=self._broker.name, channel=channel)

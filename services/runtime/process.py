@@ -18,11 +18,17 @@ import uvloop
 from fastapi import APIRouter
 
 from services.runtime import admin, logs
+from services.runtime.books import ledger_routes
 from services.runtime.config import Config
 from services.runtime.consumer import Consumer
+from services.runtime.dead_letters import dead_letter_routes
+from services.runtime.guard import Guarded
+from services.runtime.leaving import faulty
+from services.runtime.ledger import Ledger
 from services.runtime.live import Live, follow
-from services.runtime.participant import Handlers, Speaking, Worker
+from services.runtime.participant import Handlers, Quote, Speaking, Worker
 from services.storage.database import Database, why
+from services.storage.ledger import LedgerStore
 from services.storage.participant import Failures, ParticipantStore
 from services.styles import STYLES, why_not
 from services.styles.roles import Style
@@ -49,17 +55,21 @@ class Process:
     telemetry: Telemetry = field(init=False)
     live: Live = field(init=False)
     database: Database = field(init=False)
+    ledger: Ledger = field(init=False)
     rpcs: dict[str, Rpc] = field(init=False, default_factory=dict)
     brokers: dict[str, Broker] = field(init=False, default_factory=dict)
     consumers: list[Consumer] = field(init=False, default_factory=list)
     opening: dict[str, str] = field(init=False, default_factory=lambda: {"process": "starting"})
     """Why it is not ready, by part; ``process`` goes last, with ``started``, and comes back with ``stop``."""
+    admin_port: int = field(init=False, default=0)
+    """Where its admin port listens."""
     _tasks: set[asyncio.Task[Any]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self.telemetry = set_up(self.service, otlp_endpoint=self.config.otlp_endpoint or None)
         self.live = Live(self._settings_changed)
         self.database = Database(self.config.database_url)
+        self.ledger = Ledger(LedgerStore(self.database))
         wiring = Wiring(
             service=self.service,
             telemetry=self.telemetry,
@@ -78,9 +88,10 @@ class Process:
         )
         for transport in self.transports.values():
             if transport.rpc:
-                self.rpcs[transport.name] = transport.connect_rpc(wiring)
+                rpc = transport.connect_rpc(wiring)
+                self.rpcs[transport.name] = Guarded(rpc, self.service, self.telemetry.tracer, self.live)
             if transport.broker:
-                self.brokers[transport.name] = transport.connect_broker(wiring)
+                self.brokers[transport.name] = faulty(transport.connect_broker(wiring), self.service, self.live)
 
     @property
     def transports(self) -> dict[str, Transport]:
@@ -142,10 +153,10 @@ class Process:
 
     def consume(self, styles: Mapping[str, Style], react: Callable[[Broker, Message], Awaitable[None]]) -> None:
         """Open every broker and subscribe, in the background, to what this service hears in ``styles``."""
+        self.forever(self.ledger.forget)
         for broker in self.brokers.values():
             self.opening[broker.name] = f"{broker.name}: not connected yet"
-            carried = {n: style for n, style in styles.items() if not why_not(style, self.transports[broker.name])}
-            self.spawn(self._consume(broker, topology(carried), react))
+            self.spawn(self._consume(broker, topology(styles, self.transports[broker.name]), react))
 
     async def _consume(
         self, broker: Broker, everything: Topology, react: Callable[[Broker, Message], Awaitable[None]]
@@ -159,12 +170,26 @@ class Process:
             failures=Failures(self.database),
             live=self.live,
             max_in_flight=self.config.max_in_flight,
+            ledger=self.ledger,
         )
         self.consumers.append(consumer)
         for channel, groups in everything.items():
             if self.service in groups:
                 self.forever(lambda channel=channel: consumer.run(channel))  # type: ignore[misc]
         self.opening.pop(broker.name, None)
+
+    def books(self) -> APIRouter:
+        """What every process tells of its messages, on its admin port."""
+
+        def channels(broker: str) -> list[str]:
+            heard = topology(STYLES, self.transports[broker])
+            return [channel for channel, groups in heard.items() if self.service in groups]
+
+        router = ledger_routes(self.ledger.store)
+        router.include_router(
+            dead_letter_routes(self.config, self.service, self.brokers, channels, Failures(self.database))
+        )
+        return router
 
     def started(self) -> None:
         """Everything that others may ask for now listens."""
@@ -204,12 +229,14 @@ class Process:
         log.info("stopped", spans=await asyncio.to_thread(self.telemetry.flush))
 
 
-def topology(styles: Mapping[str, Style]) -> dict[str, frozenset[str]]:
-    """Every channel of ``styles`` and the groups that hear it."""
+def topology(styles: Mapping[str, Style], transport: Transport) -> dict[str, frozenset[str]]:
+    """Every channel that ``styles`` have on ``transport``, and the groups that hear it."""
     channels: dict[str, frozenset[str]] = {}
     for style in styles.values():
-        for channel, groups in style.topology.items():
-            channels[channel] = channels.get(channel, frozenset()) | groups
+        for position, port in enumerate(style.ports):
+            if why_not(style, transport, position) is None:
+                for channel, groups in style.topology.get(port, {}).items():
+                    channels[channel] = channels.get(channel, frozenset()) | groups
     return channels
 
 
@@ -217,31 +244,45 @@ def style_of(message: Message) -> Style:
     """Whose conversation ``message`` belongs to. Raises ``Undecodable``: trying again would not make it known."""
     if message.style not in STYLES:
         raise Undecodable(f"unknown style {message.style[:60]!r}")
-    return STYLES[message.style]
+    style = STYLES[message.style]
+    if message.reply_to and message.reply_to not in style.channels:
+        raise Undecodable(f"reply-to: {message.reply_to[:60]!r} is no channel of {style.name}")
+    return style
 
 
 @asynccontextmanager
-async def participant(process: Process, handlers: Callable[[Live], Handlers]) -> AsyncIterator[Process]:
-    """A participant at work within the block; drained and stopped behind it."""
-    store = ParticipantStore(process.database)
-    worker = Worker(process.service, handlers(process.live), store, process.config.max_in_flight)
-
-    async def react(broker: Broker, message: Message) -> None:
-        style = style_of(message)
-        if style.participate is not None:
-            await style.participate(Speaking(worker, broker, process.written), message)
-
-    router = APIRouter()
-    router.add_api_route("/effects", store.effects)
+async def working(process: Process, router: APIRouter) -> AsyncIterator[None]:
+    """The admin port (with what ``router`` adds), the settings that orders owns, and the database within the block;
+    drained and stopped behind it."""
+    router.include_router(process.books())
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(
-            admin.serving(process.config, process.ready, process.service, process.live, router)
-        )
+        served = admin.serving(process.config, process.ready, process.service, process.live, router)
+        process.admin_port = (await stack.enter_async_context(served)).port
         stack.push_async_callback(process.stop)
         if process.config.orders_admin_url:
             token = process.config.settings_token.get_secret_value()
             process.spawn(follow(process.live, process.config.orders_admin_url, token))
         await process.open_database()
+        yield
+
+
+@asynccontextmanager
+async def participant(
+    process: Process, handlers: Callable[[Live], Handlers], quotes: Callable[[Live], Quote] | None = None
+) -> AsyncIterator[Process]:
+    """A participant (or, with ``quotes``, a carrier) at work within the block; drained and stopped behind it."""
+    store = ParticipantStore(process.database)
+    worker = Worker(process.service, handlers(process.live), store, process.config.max_in_flight, process.live)
+    quote = quotes(process.live) if quotes is not None else None
+
+    async def react(broker: Broker, message: Message) -> None:
+        style = style_of(message)
+        if style.participate is not None:
+            await style.participate(Speaking(worker, broker, process.written, quote), message)
+
+    router = APIRouter()
+    router.add_api_route("/effects", store.effects)
+    async with working(process, router):
         for rpc in process.rpcs.values():
             await rpc.serve(process.service, worker.calls())
         process.consume(STYLES, react)
@@ -249,11 +290,13 @@ async def participant(process: Process, handlers: Callable[[Live], Handlers]) ->
         yield process
 
 
-def run_participant(service: str, handlers: Callable[[Live], Handlers]) -> None:
+def run_participant(
+    service: str, handlers: Callable[[Live], Handlers], quotes: Callable[[Live], Quote] | None = None
+) -> None:
     """The whole life of a participant's process."""
 
     async def main() -> None:
-        async with participant(Process(service, Config()), handlers):
+        async with participant(Process(service, Config()), handlers, quotes):
             await stopped()
 
     run(service, main)

@@ -50,6 +50,22 @@ FAILURES = Table(
     Column("count", Integer, nullable=False),
 )
 
+LEDGER = Table(
+    "ledger",  # append only: what was said and what was heard, a row each time (services/storage/ledger.py)
+    METADATA,
+    Column("id", _SERIAL, primary_key=True),
+    Column("at_ns", BigInteger, nullable=False, index=True),
+    Column("said", Integer, nullable=False),  # 1; 0: heard
+    Column("outcome", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("broker", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("order_id", Text, nullable=False),
+    Column("style", Text, nullable=False),
+    Column("transport", Text, nullable=False),
+)
+
 # --- participants ------------------------------------------------------------------------------------------------
 STEPS = Table(
     "steps",
@@ -108,6 +124,28 @@ OUTBOX = Table(
     Column("written_at_ns", BigInteger, nullable=False),
     Column("lease_until_ns", BigInteger, nullable=False),  # whoever holds it is sending it
     Column("published_at_ns", BigInteger, index=True),
+)
+CONVERSATIONS = Table(
+    "conversations",  # what orders' side of a style notes between two messages, and when it wants to be woken
+    METADATA,
+    Column("order_id", Text, primary_key=True),
+    Column("memory", Text, nullable=False),
+    Column("alarm_at_ns", BigInteger, index=True),  # NULL: nothing is waited for
+    Column("carrier", Text, nullable=False),  # the trace context of the last turn
+)
+# --- ledger ----------------------------------------------------------------------------------------------------------
+VIEWS = Table(
+    "views",  # the rows of all read models, as JSON
+    METADATA,
+    Column("projection", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("row", Text, nullable=False),
+)
+PROJECTED = Table(
+    "projected",  # which events are in which read model
+    METADATA,
+    Column("projection", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
 )
 SETTINGS = Table("settings", METADATA, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 
@@ -172,6 +210,14 @@ class Database:
             async with self._postgres.connect() as connection:
                 return await connection.run_sync(work)
         return await asyncio.get_running_loop().run_in_executor(self._reader, self._read, work)
+
+    async def snapshot(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work``, which writes nothing and sees one moment in all that it asks."""
+        if self._postgres is not None:
+            async with self._postgres.connect() as connection:
+                await connection.execution_options(isolation_level="REPEATABLE READ")
+                return await connection.run_sync(work)
+        return await self.write(work)
 
     def _write(self, work: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:

@@ -6,17 +6,19 @@ that a killed process leaves nothing behind for good.
 """
 
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from services.domain.messages import Event, Order, type_name
-from services.domain.order import OrderState, Slot, Verdict, evolve
-from services.storage.database import HISTORY, INBOX, ORDERS, OUTBOX, SETTINGS, Database
+from services.domain.order import IN_TURN, OrderState, Plan, Slot, Verdict, evolve
+from services.storage.database import CONVERSATIONS, HISTORY, INBOX, ORDERS, OUTBOX, SETTINGS, Database
 
 _ORDER = TypeAdapter(Order)
 _SECOND_NS = 1_000_000_000
@@ -59,9 +61,40 @@ class Parcel:
     id: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a style makes of what was heard, in the words of the store: messages to send, events of orders' own, what
+    it notes (None: as before) and when it wants to be woken (None: as before; infinite: never)."""
+
+    parcels: Sequence[Parcel] = ()
+    events: Sequence[Event] = ()
+    memory: Mapping[str, Any] | None = None
+    alarm_s: float | None = None
+    late: bool = False
+
+
+Decide = Callable[[OrderState, OrderState, Mapping[str, Any]], Turn]
+"""The order before and after, and what was noted; runs in the transaction, in another thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """``ended``: the order reached its end just now. ``again``: this cause was heard before, and nothing changed.
+    ``parcels`` are stored, and the caller's to send. ``late``: the style expected it no more."""
+
+    order: StoredOrder
+    ended: bool = False
+    again: bool = False
+    parcels: Sequence[Parcel] = ()
+    late: bool = False
+
+
 class OrderStore:
-    def __init__(self, database: Database) -> None:
+    """``plans`` has each style's; the others' orders are asked for in turn."""
+
+    def __init__(self, database: Database, plans: Mapping[str, Plan] = MappingProxyType({})) -> None:
         self._database = database
+        self._plans = plans
 
     async def place(
         self,
@@ -75,9 +108,11 @@ class OrderStore:
         parcels: Sequence[Parcel],
         lease_s: float,
         conversation: bool,
+        memory: Mapping[str, Any] | None = None,
+        alarm_s: float | None = None,
     ) -> tuple[StoredOrder, list[Parcel]]:
-        """Accept an order: the row, its first line of history and its parcels, or nothing. The lease on the parcels
-        (and, with ``conversation``, on the order) is the caller's. Raises ``KeyTaken``."""
+        """Accept an order: the row, its first line of history, its parcels and its style's notes, or nothing. The
+        lease on the parcels (and, with ``conversation``, on the order) is the caller's. Raises ``KeyTaken``."""
         now_ns = time.time_ns()
         until_ns = now_ns + int(lease_s * _SECOND_NS)
         order_id = state.order.order_id
@@ -103,6 +138,7 @@ class OrderStore:
             if placed.rowcount != 1:
                 raise KeyTaken(idempotency_key)
             connection.execute(insert(HISTORY).values(order_id=order_id, at_ns=now_ns, event="order.placed"))
+            self._note(connection, order_id, Turn(memory=memory, alarm_s=alarm_s), carrier, now_ns)
             return [_store(connection, parcel, until_ns) for parcel in parcels]
 
         stored = await self._database.write(write)
@@ -110,39 +146,116 @@ class OrderStore:
         return accepted, stored
 
     async def record(
-        self, order_id: str, event: Event, *, cause: str | None = None, reason: str | None = None
-    ) -> tuple[StoredOrder, bool]:
-        """Fold ``event`` into the order; gives the order and whether it ended just now. A ``cause`` heard before
-        changes nothing. ``reason`` is used if the order ends rejected and no refusal gives one. Raises KeyError for
-        an unknown order."""
+        self,
+        order_id: str,
+        event: Event | None,
+        *,
+        cause: str | None = None,
+        reason: str | None = None,
+        decide: Decide | None = None,
+        carrier: Mapping[str, str] = MappingProxyType({}),
+        lease_s: float = 0,
+        handed_over: bool = False,
+    ) -> Recorded:
+        """Fold ``event`` into the order (None: an alarm rang), let ``decide`` say what follows, and write it all down,
+        or nothing. A ``cause`` heard before changes nothing. ``reason`` is used if the order ends rejected and no
+        refusal gives one; ``carrier`` is the trace context of this turn; the lease on the new parcels is the caller's.
+        ``handed_over``: nobody carries the conversation on any more. Raises KeyError for an unknown order."""
         now_ns = time.time_ns()
 
-        def fold(connection: Connection) -> tuple[StoredOrder, bool]:
+        def fold(connection: Connection) -> Recorded:
             row = connection.execute(select(ORDERS).where(ORDERS.c.id == order_id).with_for_update()).first()
             if row is None:
                 raise KeyError(order_id)
-            before = _stored(row)
+            before = self._stored(row)
             if cause is not None:
                 first = connection.execute(
                     self._database.insert(INBOX).values(cause=cause, handled_at_ns=now_ns).on_conflict_do_nothing()
                 )
                 if first.rowcount != 1:
-                    return before, False
-            state = evolve(before.state, event)
+                    return Recorded(before, again=True)
+            if event is None and before.ended:
+                return Recorded(before, late=True)
+            state = before.state if event is None else evolve(before.state, event)
+            turn = Turn()
+            if decide is not None:
+                turn = decide(before.state, state, self._memory(connection, order_id))
+                self._note(connection, order_id, turn, carrier, now_ns)
+            for own in turn.events:
+                state = evolve(state, own)
             # the first end that was reached stays: what is heard later may only fill in the slots
             verdict = before.verdict if before.ended else state.verdict
             ended = not before.ended and verdict is not Verdict.ACCEPTED
             values: dict[str, Any] = {**_slots(state), "state": verdict.value}
-            if ended:
+            if ended or handed_over:
                 values["lease_until_ns"] = None
+            if ended:
                 values["completed_at_ns"] = now_ns
                 if verdict is Verdict.REJECTED:
                     values["reason"] = state.reason or reason
             connection.execute(update(ORDERS).where(ORDERS.c.id == order_id).values(**values))
-            connection.execute(insert(HISTORY).values(order_id=order_id, at_ns=now_ns, event=type_name(type(event))))
-            return _stored(row, state=state, values=values), ended
+            for heard in (*([event] if event else []), *turn.events):
+                connection.execute(
+                    insert(HISTORY).values(order_id=order_id, at_ns=now_ns, event=type_name(type(heard)))
+                )
+            until_ns = now_ns + int(lease_s * _SECOND_NS)
+            parcels = [_store(connection, parcel, until_ns) for parcel in turn.parcels]
+            return Recorded(self._stored(row, state=state, values=values), ended, parcels=parcels, late=turn.late)
 
         return await self._database.write(fold)
+
+    def _memory(self, connection: Connection, order_id: str) -> Mapping[str, Any]:
+        query = select(CONVERSATIONS.c.memory).where(CONVERSATIONS.c.order_id == order_id)
+        memory = connection.execute(query).scalar_one_or_none()
+        noted: Mapping[str, Any] = json.loads(memory) if memory else {}
+        return noted
+
+    def _note(self, connection: Connection, order_id: str, turn: Turn, carrier: Mapping[str, str], now_ns: int) -> None:
+        values: dict[str, Any] = {}
+        if turn.memory is not None:
+            values["memory"] = json.dumps(dict(turn.memory))
+        if turn.alarm_s is not None:
+            rings = math.isfinite(turn.alarm_s)
+            values["alarm_at_ns"] = now_ns + int(turn.alarm_s * _SECOND_NS) if rings else None
+        if not values:
+            return
+        values["carrier"] = json.dumps(dict(carrier))
+        connection.execute(
+            self._database.insert(CONVERSATIONS)
+            .values({"order_id": order_id, "memory": "{}", **values})
+            .on_conflict_do_update(index_elements=[CONVERSATIONS.c.order_id], set_=values)
+        )
+
+    async def memory(self, order_id: str) -> Mapping[str, Any]:
+        """What the order's style has noted; empty where it notes nothing."""
+        return await self._database.read(lambda connection: self._memory(connection, order_id))
+
+    async def alarms(self, lease_s: float, limit: int = 50) -> list[tuple[StoredOrder, Mapping[str, str]]]:
+        """Take the open orders whose alarm is due, each with the context of its last turn. Unless a turn sets another
+        alarm, it rings again after ``lease_s``: whoever took it may die."""
+        now_ns = time.time_ns()
+
+        def take(connection: Connection) -> list[tuple[StoredOrder, Mapping[str, str]]]:
+            due = (
+                select(CONVERSATIONS.c.order_id, CONVERSATIONS.c.carrier)
+                .where(CONVERSATIONS.c.alarm_at_ns < now_ns)
+                .order_by(CONVERSATIONS.c.alarm_at_ns)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            carriers = {row.order_id: json.loads(row.carrier) for row in connection.execute(due)}
+            if not carriers:
+                return []
+            query = select(ORDERS).where(ORDERS.c.id.in_(carriers), ORDERS.c.state == Verdict.ACCEPTED.value)
+            taken = [(self._stored(row), carriers[row.id]) for row in connection.execute(query)]
+            still_open = [stored.state.order.order_id for stored, _ in taken]
+            change = update(CONVERSATIONS).where(CONVERSATIONS.c.order_id.in_(carriers))
+            connection.execute(change.values(alarm_at_ns=None))
+            again = update(CONVERSATIONS).where(CONVERSATIONS.c.order_id.in_(still_open))
+            connection.execute(again.values(alarm_at_ns=now_ns + int(lease_s * _SECOND_NS)))
+            return taken
+
+        return await self._database.write(take)
 
     async def get(self, order_id: str) -> StoredOrder | None:
         return await self._one(ORDERS.c.id == order_id)
@@ -153,7 +266,7 @@ class OrderStore:
     async def _one(self, where: Any) -> StoredOrder | None:
         query = select(ORDERS).where(where)
         row = await self._database.read(lambda connection: connection.execute(query).first())
-        return _stored(row) if row else None
+        return self._stored(row) if row else None
 
     async def history(self, order_id: str) -> list[tuple[int, str]]:
         """(instant in ns, event) in the order in which orders heard them."""
@@ -161,12 +274,35 @@ class OrderStore:
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [(at_ns, event) for at_ns, event in rows]
 
+    def _stored(
+        self, row: Row[Any], *, state: OrderState | None = None, values: Mapping[str, Any] | None = None
+    ) -> StoredOrder:
+        new = {**row._asdict(), **(values or {})}
+        if state is None:
+            state = OrderState(
+                _ORDER.validate_json(row.order_json),
+                {name: Slot(slot) for name, slot in json.loads(row.slots).items()},
+                json.loads(row.reasons),
+                self._plans.get(row.style, IN_TURN),
+            )
+        return StoredOrder(
+            state=state,
+            style=row.style,
+            transport=row.transport,
+            verdict=Verdict(new["state"]),
+            reason=new["reason"],
+            accepted_at_ns=row.accepted_at_ns,
+            completed_at_ns=new["completed_at_ns"],
+            body_hash=row.body_hash,
+            carrier=json.loads(row.carrier),
+        )
+
     # --- leases --------------------------------------------------------------------------------------------------
-    async def lease(self, order_id: str, lease_s: float) -> None:
-        """Hold an unfinished order's conversation for ``lease_s`` more; 0 gives it up for whoever looks next."""
+    async def hold(self, order_ids: Sequence[str], lease_s: float) -> None:
+        """Hold unfinished orders' conversations for ``lease_s`` more; 0 gives them up for whoever looks next."""
         statement = (
             update(ORDERS)
-            .where(ORDERS.c.id == order_id, ORDERS.c.state == Verdict.ACCEPTED.value)
+            .where(ORDERS.c.id.in_(order_ids), ORDERS.c.state == Verdict.ACCEPTED.value)
             .values(lease_until_ns=time.time_ns() + int(lease_s * _SECOND_NS))
         )
         await self._database.write(lambda connection: connection.execute(statement))
@@ -187,7 +323,9 @@ class OrderStore:
             .values(lease_until_ns=now_ns + int(lease_s * _SECOND_NS))
             .returning(ORDERS)
         )
-        return [_stored(row) for row in await self._database.write(lambda connection: connection.execute(take).all())]
+        return [
+            self._stored(row) for row in await self._database.write(lambda connection: connection.execute(take).all())
+        ]
 
     async def unsent(self, lease_s: float, limit: int = 100) -> list[Parcel]:
         """Take the parcels that nobody is sending any more, oldest first."""
@@ -207,6 +345,12 @@ class OrderStore:
         )
         rows = await self._database.write(lambda connection: connection.execute(take).all())
         return sorted((_parcel(row) for row in rows), key=lambda parcel: parcel.id)
+
+    async def put_back(self, parcel_ids: Sequence[int], wait_s: float) -> None:
+        """Not sent: whoever looks after ``wait_s`` takes them."""
+        until_ns = time.time_ns() + int(wait_s * _SECOND_NS)
+        statement = update(OUTBOX).where(OUTBOX.c.id.in_(parcel_ids)).values(lease_until_ns=until_ns)
+        await self._database.write(lambda connection: connection.execute(statement))
 
     async def sent(self, parcel_ids: Sequence[int]) -> None:
         statement = update(OUTBOX).where(OUTBOX.c.id.in_(parcel_ids)).values(published_at_ns=time.time_ns())
@@ -294,24 +438,3 @@ def _parcel(row: Row[Any]) -> Parcel:
 
 def _slots(state: OrderState) -> dict[str, str]:
     return {"slots": json.dumps(dict(state.slots)), "reasons": json.dumps(dict(state.reasons))}
-
-
-def _stored(row: Row[Any], *, state: OrderState | None = None, values: Mapping[str, Any] | None = None) -> StoredOrder:
-    new = {**row._asdict(), **(values or {})}
-    if state is None:
-        state = OrderState(
-            _ORDER.validate_json(row.order_json),
-            {name: Slot(slot) for name, slot in json.loads(row.slots).items()},
-            json.loads(row.reasons),
-        )
-    return StoredOrder(
-        state=state,
-        style=row.style,
-        transport=row.transport,
-        verdict=Verdict(new["state"]),
-        reason=new["reason"],
-        accepted_at_ns=row.accepted_at_ns,
-        completed_at_ns=new["completed_at_ns"],
-        body_hash=row.body_hash,
-        carrier=json.loads(row.carrier),
-    )

@@ -6,7 +6,7 @@ An effect, its slot and its inbox entry are written in one transaction: delivery
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, distinct, func, insert, select, update
+from sqlalchemy import Connection, delete, distinct, func, insert, select, update
 
 from services.domain.order import Slot
 from services.storage.database import EFFECTS, FAILURES, INBOX, STEPS, Database
@@ -116,3 +116,8 @@ class Failures:
         )
         count: int = await self._database.write(lambda connection: connection.execute(statement).scalar_one())
         return count
+
+    async def forget(self, cause: str) -> None:
+        """Start counting anew."""
+        statement = delete(FAILURES).where(FAILURES.c.cause == cause)
+        await self._database.write(lambda connection: connection.execute(statement))

@@ -1,10 +1,35 @@
 """The table of styles: every conversation, by name. What a pair of style and transport can do is asked here."""
 
-from services.styles import choreography, message_queue, request_response
+from services.styles import (
+    async_request_response,
+    choreography,
+    event_sourcing,
+    hybrid,
+    message_queue,
+    notification,
+    orchestration,
+    publish_async_responses,
+    publish_subscribe,
+    request_response,
+)
 from services.styles.roles import Style
-from services.transports import TRANSPORTS, Transport
+from services.transports import TRANSPORTS, Port, Transport
 
-STYLES: dict[str, Style] = {s.name: s for s in (request_response.STYLE, message_queue.STYLE, choreography.STYLE)}
+STYLES: dict[str, Style] = {
+    module.STYLE.name: module.STYLE
+    for module in (
+        request_response,
+        async_request_response,
+        notification,
+        message_queue,
+        publish_subscribe,
+        publish_async_responses,
+        choreography,
+        orchestration,
+        event_sourcing,
+        hybrid,
+    )
+}
 
 
 def why_not(style: Style, transport: Transport, position: int = 0) -> str | None:
@@ -16,6 +41,6 @@ def why_not(style: Style, transport: Transport, position: int = 0) -> str | None
     return f"{style.name} needs a {port}: {lacks}"
 
 
-def runnable(style: Style) -> list[str]:
-    """The transports that can carry ``style`` (where it needs one port)."""
-    return [t.name for t in TRANSPORTS.values() if why_not(style, t) is None]
+def runnable(style: Style, port: Port) -> list[str]:
+    """The transports that can be ``port`` of ``style``."""
+    return [t.name for t in TRANSPORTS.values() if why_not(style, t, style.ports.index(port)) is None]

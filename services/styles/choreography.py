@@ -15,9 +15,11 @@ state. Which event makes which service do what is the domain's table ``CHAIN``: 
 topology too.
 """
 
-from services.domain.messages import OrderPlaced
-from services.domain.order import CHAIN, STEP_OF, STEPS, OrderState
-from services.styles.roles import Outgoing, Participant, Style, fold
+from collections.abc import Mapping
+
+from services.domain.messages import MESSAGES, Command, Event, OrderPlaced
+from services.domain.order import CHAIN, STEP_OF, STEPS
+from services.styles.roles import Heard, Next, Outgoing, Participant, Style, Topology
 from services.transports import Port
 from services.transports.ports import Message
 
@@ -26,25 +28,43 @@ def events_of(service: str) -> str:
     return f"{service}.events"
 
 
-def _topology() -> dict[str, frozenset[str]]:
+def heard_by(reactions: Mapping[type[Event], type[Command]]) -> Topology:
+    """Who hears whom, where ``reactions`` says which event makes whom do what."""
     heard: dict[str, set[str]] = {events_of(step.service): {"orders"} for step in STEPS}
-    for event, command in CHAIN.items():
-        speaker = "orders" if event is OrderPlaced else STEP_OF[event].service
+    for event, command in reactions.items():
+        step = STEP_OF.get(event)
+        speaker = step.service if step in STEPS else "orders"
         heard.setdefault(events_of(speaker), set()).add(STEP_OF[command].service)
     return {channel: frozenset(groups) for channel, groups in heard.items()}
 
 
-def opening(state: OrderState) -> list[Outgoing]:
-    return [Outgoing(events_of("orders"), OrderPlaced(state.order))]
+def orders(heard: Heard) -> Next:
+    return Next(say=(Outgoing(events_of("orders"), heard.event),)) if isinstance(heard.event, OrderPlaced) else Next()
 
 
-async def participate(participant: Participant, heard: Message) -> None:
-    """React to an event, if it is one that this service reacts to; say what came of it."""
-    reaction = CHAIN.get(type(heard.payload))  # type: ignore[arg-type]
+async def react(
+    participant: Participant,
+    heard: Message,
+    reactions: Mapping[type[Event], type[Command]],
+    channel: str | None = None,
+) -> None:
+    """React to an event, if ``reactions`` has one of this service to it; say what came of it, on this service's own
+    channel or on ``channel``."""
+    reaction = reactions.get(type(heard.payload))  # type: ignore[arg-type]
     if reaction is None or STEP_OF[reaction].service != participant.service:
         return
     event = await participant.do(reaction(heard.payload.order), cause=heard.id)
-    await participant.say(event, channel=events_of(participant.service), to=heard)
+    await participant.say(event, channel=channel or events_of(participant.service), to=heard)
+
+
+def reacts(service: str, type_name: str, reactions: Mapping[type[Event], type[Command]]) -> bool:
+    """Whether ``service`` has something to do after an event of that name."""
+    reaction = reactions.get(MESSAGES[type_name])  # type: ignore[arg-type]
+    return reaction is not None and STEP_OF[reaction].service == service
+
+
+async def participate(participant: Participant, heard: Message) -> None:
+    await react(participant, heard, CHAIN)
 
 
 STYLE = Style(
@@ -53,8 +73,7 @@ STYLE = Style(
     ports=(Port.FAN_OUT,),
     default="rabbitmq",
     summary="each service reacts to an event with its own event; no one is in charge",
-    opening=opening,
+    orders=orders,
     participate=participate,
-    conclude=fold,
-    topology=_topology(),
+    topology={Port.FAN_OUT: heard_by(CHAIN)},
 )

@@ -16,8 +16,8 @@ order's state.
 """
 
 from services.domain.messages import Command, OrderPlaced
-from services.domain.order import CHAIN, STEP_OF, STEPS, OrderState
-from services.styles.roles import Outgoing, Participant, Style, fold
+from services.domain.order import CHAIN, STEP_OF, STEPS
+from services.styles.roles import Heard, Next, Outgoing, Participant, Style, Topology
 from services.transports import Port
 from services.transports.ports import Message
 
@@ -28,9 +28,19 @@ def commands_of(service: str) -> str:
     return f"{service}.commands"
 
 
-def opening(state: OrderState) -> list[Outgoing]:
+def queues(replies: str) -> Topology:
+    """A queue of commands for each participant, and one for what comes back."""
+    return {
+        replies: frozenset({"orders"}),
+        **{commands_of(step.service): frozenset({step.service}) for step in STEPS},
+    }
+
+
+def orders(heard: Heard) -> Next:
+    if not isinstance(heard.event, OrderPlaced):
+        return Next()
     first = CHAIN[OrderPlaced]
-    return [Outgoing(commands_of(STEP_OF[first].service), first(state.order))]
+    return Next(say=(Outgoing(commands_of(STEP_OF[first].service), first(heard.state.order)),))
 
 
 async def participate(participant: Participant, heard: Message) -> None:
@@ -50,11 +60,7 @@ STYLE = Style(
     ports=(Port.QUEUE,),
     default="sqs",
     summary="each worker takes a command from its queue and puts the next on the next queue",
-    opening=opening,
+    orders=orders,
     participate=participate,
-    conclude=fold,
-    topology={
-        REPLIES: frozenset({"orders"}),
-        **{commands_of(step.service): frozenset({step.service}) for step in STEPS},
-    },
+    topology={Port.QUEUE: queues(REPLIES)},
 )

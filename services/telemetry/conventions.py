@@ -11,6 +11,7 @@ Instants are UTC; durations are seconds (``s``); a histogram's buckets are those
 from enum import StrEnum
 
 from opentelemetry.semconv._incubating.attributes import aws_attributes as _aws
+from opentelemetry.semconv._incubating.attributes import cloudevents_attributes as _cloudevents
 from opentelemetry.semconv._incubating.attributes import jsonrpc_attributes as _jsonrpc
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as _messaging
 from opentelemetry.semconv._incubating.attributes import rpc_attributes as _rpc
@@ -27,6 +28,7 @@ DESTINATION_PARTITION_ID = _messaging.MESSAGING_DESTINATION_PARTITION_ID
 CONSUMER_GROUP = _messaging.MESSAGING_CONSUMER_GROUP_NAME
 MESSAGE_ID = _messaging.MESSAGING_MESSAGE_ID
 CONVERSATION_ID = _messaging.MESSAGING_MESSAGE_CONVERSATION_ID
+EVENT_TYPE = _cloudevents.CLOUDEVENTS_EVENT_TYPE
 BATCH_MESSAGE_COUNT = _messaging.MESSAGING_BATCH_MESSAGE_COUNT
 KAFKA_OFFSET = _messaging.MESSAGING_KAFKA_OFFSET
 KAFKA_MESSAGE_KEY = _messaging.MESSAGING_KAFKA_MESSAGE_KEY
@@ -97,6 +99,24 @@ LAB_RECOVERY = "lab.recovery"
 """On the root span of a recovery pass: true."""
 
 
+LAB_REPLY = "lab.reply"
+"""On process, where orders did not expect what it heard: a ``Reply``."""
+LAB_REPLAY = "lab.replay"
+"""On a span that reads a journal again: true. What is read is folded and never handled, so nothing happens twice."""
+LAB_REPLAY_PURPOSE = "lab.replay.purpose"
+"""The read model that is filled, or the order that is asked about; not there for a replay of everything."""
+LAB_REPLAYED = "lab.replayed"
+"""On process: true for a dead letter that was put back."""
+
+
+class Reply(StrEnum):
+    """An answer that nobody waits for: its conversation had gone on, it was heard before, or its order is unknown."""
+
+    LATE = "late"
+    TWICE = "twice"
+    NOBODY = "nobody"
+
+
 class GivenUp(StrEnum):
     """Why a delivery became a dead letter, as a metric's label says it (the span has the words of the error)."""
 
@@ -106,6 +126,20 @@ class GivenUp(StrEnum):
 
 BAGGAGE_KEYS = (LAB_RUN_ID, LAB_STYLE, LAB_TRANSPORT)
 """Baggage members that every process copies to every span."""
+
+
+class Baggage(StrEnum):
+    """Members of the baggage that are for services and stand on no span."""
+
+    DEADLINE = "lab.deadline"  # decimal text: when the conversation is of no more use, in Unix milliseconds
+
+
+class NotCalled(StrEnum):
+    """Why a call was not made: the ``error.type`` of its INTERNAL span ``call <peer>``, and a metric's label."""
+
+    CIRCUIT_OPEN = "circuit_open"
+    RETRY_BUDGET = "retry_budget"
+    DEADLINE = "deadline"
 
 
 class Operation(StrEnum):
@@ -132,6 +166,13 @@ METRIC_SENT_MESSAGES = "messaging_client_sent_messages"
 METRIC_CONSUMED_MESSAGES = "messaging_client_consumed_messages"
 METRIC_RPC_SERVER_DURATION = "rpc_server_call_duration_seconds"
 METRIC_RPC_CLIENT_DURATION = "rpc_client_call_duration_seconds"
+METRIC_RPC_BREAKER_STATE = "lab_rpc_breaker_state"
+"""0 closed, 1 half open (the one call that tries is on its way), 2 open (for the next call to find out whether it still
+is); of each process by itself."""
+METRIC_RPC_REJECTED = "lab_rpc_calls_rejected"
+"""Calls that were not made, and retries: see ``NotCalled``."""
+METRIC_RPC_RETRIES = "lab_rpc_retries"
+"""Calls that were made again. How many calls there were in all, the wire's own metrics tell."""
 
 METRIC_QUEUE_DURATION = "lab_messaging_queue_duration_seconds"
 """The wait between send and receive; labels source service, destination, service, system. Its count is the edge of
@@ -157,6 +198,12 @@ METRIC_LAG = "lab_messaging_lag"
 only where the broker's client can tell (a log)."""
 METRIC_OLDEST_MESSAGE = "lab_messaging_oldest_timestamp_seconds"
 """When the oldest message was sent that this consumer was handed and has not settled; 0 where it holds none."""
+METRIC_UNEXPECTED_REPLIES = "lab_unexpected_replies"
+"""What orders heard and did not wait for (any more); see ``Reply``."""
+METRIC_PROJECTION_DELAY = "lab_projection_delay_duration_seconds"
+"""From when an event was made until it is in the read models."""
+METRIC_REQUESTS_REPEATED = "lab_requests_repeated"
+"""Requests by message that were sent again, as no answer had come in time."""
 METRIC_REFUSED_INPUT = "lab_refused_input"
 METRIC_BAD_CONTEXT = "lab_bad_trace_context"
 METRIC_OUTBOX_PENDING = "lab_outbox_pending"
@@ -188,9 +235,15 @@ LABEL_TRANSPORT = "transport"
 LABEL_STATE = "state"
 LABEL_ACTION = "action"
 LABEL_REASON = "reason"
+LABEL_REPLY = "reply"
+LABEL_PEER = "peer"
 LABEL_RPC_METHOD = "rpc_method"
 LABEL_RPC_SYSTEM = "rpc_system_name"
 
 # --- message headers beside the W3C ones ---------------------------------------------------------------------------
 HEADER_SENT_AT = "sent-at"
 """When the message was handed to the broker's client: integer nanoseconds since 1970-01-01 UTC, as decimal text."""
+HEADER_REPLAYED = "ce-labreplayed"
+"""When a dead letter was put back: integer nanoseconds since 1970-01-01 UTC, as decimal text."""
+HEADER_ONLY_GROUP = "ce-labonlygroup"
+"""The one group of its channel that has to handle the message."""

@@ -54,6 +54,8 @@ _BAGGAGE = W3CBaggagePropagator()
 PROPAGATOR = CompositePropagator([TraceContextTextMapPropagator(), _BAGGAGE])
 _FIELDS = ("traceparent", "tracestate", "baggage")
 
+REQUEST = "request"
+"""``messaging.operation.name`` of a request by message as a whole; the conventions have no operation type for it."""
 MAX_LINKS = 128
 """The SDK's limit per span; a batch's further links are left out (OpenTelemetry specification, span limits)."""
 
@@ -105,6 +107,7 @@ class MessagingSpans:
                 c.DESTINATION_NAME: destination,
                 c.MESSAGE_ID: headers.get("ce-id", ""),
                 c.LAB_ORDER_ID: headers.get("ce-subject", ""),
+                **_said(headers),
                 **attributes,
             },
         )
@@ -200,6 +203,7 @@ class MessagingSpans:
                 c.OPERATION_TYPE: Operation.PROCESS.value,
                 c.CONSUMER_GROUP: group,
                 c.LAB_DELIVERY_ATTEMPT: attempt,
+                **_said(headers),
                 **common,
                 **attributes,
             },
@@ -231,6 +235,24 @@ class MessagingSpans:
             labels = (self.service, words.system, destination, words.process, error)
             metrics.timer(metrics.PROCESS_DURATION, *labels).observe(time.perf_counter() - started, span)
             metrics.bound(metrics.CONSUMED_MESSAGES, *labels).inc()
+
+    @contextmanager
+    def request(self, words: Words, destination: str, message_id: str, order_id: str) -> Iterator[Span]:
+        """Around a request by message, from before it is sent until its answer was heard: what a caller sees of it. Its
+        conversation is named after the request, as in the spans of the two messages."""
+        with self._tracer.start_as_current_span(
+            f"{REQUEST} {destination}",
+            kind=SpanKind.CLIENT,
+            attributes={
+                c.MESSAGING_SYSTEM: words.system,
+                c.OPERATION_NAME: REQUEST,
+                c.DESTINATION_NAME: destination,
+                c.CONVERSATION_ID: message_id,
+                c.LAB_ORDER_ID: order_id,
+            },
+            record_exception=False,
+        ) as span:
+            yield span
 
     @contextmanager
     def settle(
@@ -280,8 +302,10 @@ class MessagingSpans:
     ) -> None:
         """Write the span of one settlement of several messages: their headers and process spans (at least one).
 
-        Of one message it is a child of the process span; of several it links to each of them.
+        Of one message it is a child of the process span; of several it links to each of them. Of what was passed over,
+        or handled unsampled, there is no span to lead to.
         """
+        settled = [each for each in settled if each[1].trace_flags.sampled] or settled[:1]
         if self._off:
             name = "" if error is None else fail(INVALID_SPAN, error)
             self._measure_many(words, operation, destination, started_ns, name, INVALID_SPAN)
@@ -446,9 +470,16 @@ def _error_type(span: Span) -> str:
     return str((getattr(span, "attributes", None) or {}).get(c.ERROR_TYPE, ""))
 
 
-def sent_at_ns(headers: Mapping[str, str]) -> int | None:
+def _said(headers: Mapping[str, str]) -> dict[str, str]:
+    """What the message is, and the id that a request and its answer share: the request's own."""
+    said = {c.EVENT_TYPE: headers["ce-type"]} if headers.get("ce-type") else {}
+    conversation = headers.get("ce-correlationid") or ("reply-to" in headers and headers.get("ce-id"))
+    return {**said, c.CONVERSATION_ID: conversation} if conversation else said
+
+
+def sent_at_ns(headers: Mapping[str, str], header: str = c.HEADER_SENT_AT) -> int | None:
     """When the message was handed over; None where that is not said or cannot be."""
-    text = headers.get(c.HEADER_SENT_AT, "")
+    text = headers.get(header, "")
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 

@@ -47,9 +47,18 @@ RPC_CLIENT_DURATION = _histogram(
     "A call as the caller sees it",
     (c.LABEL_SERVICE, c.LABEL_RPC_SYSTEM, c.LABEL_RPC_METHOD, c.LABEL_ERROR),
 )
+_PEER = (c.LABEL_SERVICE, c.LABEL_PEER)
+RPC_BREAKER_STATE = Gauge(
+    c.METRIC_RPC_BREAKER_STATE, "Circuit breaker: 0 closed, 1 half open, 2 open", (*_PEER, c.LABEL_TRANSPORT)
+)
+RPC_REJECTED = Counter(c.METRIC_RPC_REJECTED, "Calls that were not made, or not again", (*_PEER, c.LABEL_REASON))
+RPC_RETRIES = Counter(c.METRIC_RPC_RETRIES, "Calls that were made again", _PEER)
 ORDER_ACCEPT_DURATION = _histogram(c.METRIC_ORDER_ACCEPT_DURATION, "Until the first answer", (*_FLOW, c.LABEL_ERROR))
 ORDER_COMPLETE_DURATION = _histogram(
     c.METRIC_ORDER_COMPLETE_DURATION, "Until the order had ended", (*_FLOW, c.LABEL_STATE)
+)
+PROJECTION_DELAY = _histogram(
+    c.METRIC_PROJECTION_DELAY, "Until an event is in the read models", (c.LABEL_SERVICE, c.LABEL_STYLE)
 )
 ORDERS = Counter(c.METRIC_ORDERS, "Orders by the state that they reached", (*_FLOW, c.LABEL_STATE))
 RECOVERED = Counter(c.METRIC_RECOVERED, "Orders that a recovery pass ended", (*_FLOW, c.LABEL_STATE))
@@ -62,6 +71,8 @@ UNDELIVERED = Counter(c.METRIC_UNDELIVERED, "Messages that a group will not get"
 SUBSCRIPTIONS_LOST = Counter(c.METRIC_SUBSCRIPTIONS_LOST, "Subscriptions that ended unasked", _SUBSCRIPTION)
 LAG = Gauge(c.METRIC_LAG, "Messages that the group has yet to handle", _SUBSCRIPTION)
 OLDEST_MESSAGE = Gauge(c.METRIC_OLDEST_MESSAGE, "When the oldest message in hand was sent", _SUBSCRIPTION)
+UNEXPECTED_REPLIES = Counter(c.METRIC_UNEXPECTED_REPLIES, "Answers that nobody waits for", (*_FLOW, c.LABEL_REPLY))
+REQUESTS_REPEATED = Counter(c.METRIC_REQUESTS_REPEATED, "Requests that were sent again", _SUBSCRIPTION)
 REFUSED_INPUT = Counter(
     c.METRIC_REFUSED_INPUT, "Input that made no sense", (c.LABEL_SERVICE, c.LABEL_TRANSPORT, c.LABEL_REASON)
 )
@@ -80,6 +91,13 @@ def show_subscription(*labels: str) -> None:
     REDELIVERIES.labels(*labels)
     for reason in c.GivenUp:
         DEAD_LETTERS.labels(*labels, reason.value)
+
+
+def show_calls(service: str, peer: str) -> None:
+    """The same for the calls of ``service`` to ``peer``."""
+    RPC_RETRIES.labels(service, peer)
+    for reason in c.NotCalled:
+        RPC_REJECTED.labels(service, peer, reason.value)
 
 
 @lru_cache(10_000)

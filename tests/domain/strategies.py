@@ -4,8 +4,10 @@ from hypothesis import strategies as st
 
 from services.domain import catalog
 from services.domain import messages as m
-from services.domain.order import HEARD
+from services.domain.order import AT_ONCE, HEARD, IN_TURN, PAYMENT_FIRST, QUOTE_FIRST
+from services.domain.quotes import CARRIERS
 
+PLANS = {"in turn": IN_TURN, "at once": AT_ONCE, "payment first": PAYMENT_FIRST, "quote first": QUOTE_FIRST}
 SKUS = sorted(catalog.PRICES_CENTS)
 CARDS = ["4242424242424242", *sorted(catalog.ALWAYS_DECLINED)]
 PLACES = ["Lisbon", *sorted(catalog.NOT_SERVED)]
@@ -49,11 +51,21 @@ def orders(draw: st.DrawFn, order_id: str = "o-1") -> m.Order:
     )
 
 
-def make_event(order: m.Order, event_type: type[m.Event], reason: str) -> m.Event:
+def make_event(order: m.Order, event_type: type[m.Event], reason: str = "no", carrier: str = "swift") -> m.Event:
+    """An event of that type, and of its fields those that it has."""
+    if issubclass(event_type, m.Quote):
+        return event_type(order, carrier, 909, 1)
+    if issubclass(event_type, m.QuoteDeclined):
+        return event_type(order, reason, carrier)
     return event_type(order, reason) if issubclass(event_type, m.Refusal) else event_type(order)
 
 
+plans = st.sampled_from(list(PLANS.values()))
+EVENTS = [kind for kind in m.MESSAGES.values() if issubclass(kind, m.Event)]
+assert {m.OrderPlaced, *HEARD} <= set(EVENTS)
+
+
 def events(order: m.Order) -> st.SearchStrategy[m.Event]:
-    """Any event about ``order``, sensible or not."""
-    kinds = st.sampled_from([m.OrderPlaced, *HEARD])
-    return st.builds(make_event, st.just(order), kinds, st.sampled_from(["sold out", "no", "not there"]))
+    """Any event about ``order``, sensible or not, whether or not it says something of a step."""
+    kinds, reasons = st.sampled_from(EVENTS), st.sampled_from(["sold out", "no", "not there"])
+    return st.builds(make_event, st.just(order), kinds, reasons, st.sampled_from(sorted(CARRIERS)))

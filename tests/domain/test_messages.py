@@ -18,7 +18,7 @@ ORDER = make_order()
 
 def test_every_message_is_in_the_vocabulary() -> None:
     """A command or event that a decoder does not accept cannot be declared."""
-    bases = {m.Command, m.Event, m.Refusal}
+    bases = {m.Command, m.Event, m.Refusal, m.Quote}
     declared = {t for t in vars(m).values() if isinstance(t, type) and bases & set(t.__mro__)} - bases
     assert set(m.MESSAGES.values()) == declared
     assert len(m.MESSAGES) == len(declared)
@@ -30,7 +30,7 @@ def test_a_type_name_leads_back_to_its_type(name: str) -> None:
     message_type = m.MESSAGES[name]
     assert m.type_name(message_type) == name
     assert "".join(part.title() for part in name.split(".")) == message_type.__name__
-    assert re.fullmatch(r"[a-z]+\.[a-z]+", name)
+    assert re.fullmatch(r"[a-z]+(\.[a-z]+)+", name)
 
 
 def test_type_names_that_people_rely_on() -> None:
@@ -59,14 +59,16 @@ def test_messages_of_two_types_are_never_equal() -> None:
     assert m.StockReserved(ORDER) == m.StockReserved(make_order())
     assert m.StockReserved(ORDER) != m.PaymentCharged(ORDER)
     assert m.StockRefused(ORDER, "no") != m.StockRefused(ORDER, "sold out")
+    assert m.QuoteOffered(ORDER, "swift", 900, 1) != m.QuoteCountered(ORDER, "swift", 900, 1)
+    assert m.QuoteOffered(ORDER, "swift", 900, 1) != m.QuoteOffered(ORDER, "swift", 900, 2)
 
 
 def test_commands_are_imperative_and_events_are_past() -> None:
-    """An event's last word ends in -ed; no command's first word does."""
+    """An event's last word is a participle (-ed, but for two); no command's first word is."""
     for message_type in m.MESSAGES.values():
-        first, last = re.findall("[A-Z][a-z]+", message_type.__name__)
+        first, *_, last = re.findall("[A-Z][a-z]+", message_type.__name__)
         if issubclass(message_type, m.Event):
-            assert last.endswith("ed"), message_type
+            assert last.endswith("ed") or last in {"Chosen", "Found"}, message_type
         else:
             assert not first.endswith("ed"), message_type
 

@@ -13,9 +13,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.all import everything
+from services.domain.projections import ALWAYS
 from services.orders import Orders
 from services.runtime.config import Config
+from services.runtime.live import SETTINGS
 from services.runtime.process import Process
+from services.storage.projections import ProjectionStore
 from services.telemetry import conventions as c
 
 ORDER = {
@@ -29,7 +32,10 @@ DECLINED = {**ORDER, "card": "4000000000000002"}
 NOT_SERVED = {**ORDER, "ship_to": "Atlantis"}
 UNREACHABLE = {**ORDER, "customer": "c-unreachable"}
 
-NO_WORK = {f"{service}.work_ms": "0" for service in ("inventory", "payment", "shipping", "notifications")}
+NO_WORK = {
+    **{name: "0" for name in SETTINGS if name.endswith(".work_ms")},
+    "carrier-frugal.silent_share": "0",
+}
 
 
 @dataclass
@@ -60,13 +66,18 @@ class MemoryLab:
 
     async def spans(self) -> list[ReadableSpan]:
         """Every span, once all messages are settled and nothing more is coming."""
-        network = self.orders.process.network
         async with asyncio.timeout(10):
-            while any(network.queues.values()) or any(
-                consumer._in_hand for process in self.processes for consumer in process.consumers
-            ):
+            while self.busy:
                 await asyncio.sleep(0.01)
         return list(self.exporter.get_finished_spans())
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message is on its way or in hand, or orders waits for one."""
+        desk, network = self.orders.desk, self.orders.process.network
+        consumers = [consumer for process in self.processes for consumer in process.consumers]
+        waiting = any(network.queues.values()) or any(network.in_hand.values())
+        return bool(waiting or any(each.busy for each in consumers) or desk._sending or desk._pursuits)
 
 
 @asynccontextmanager
@@ -77,6 +88,8 @@ async def memory_lab(folder: Path, settings: dict[str, str] | None = None) -> As
         for process in processes:
             process.telemetry.provider.add_span_processor(SimpleSpanProcessor(exporter))
         await _ready(processes)
+        await _filled(participants["ledger"])
+        exporter.clear()
         await orders.store.put_settings({**NO_WORK, **(settings or {})})
         orders.process.live.update(await orders.store.settings())
         url = f"http://127.0.0.1:{orders.door.port}"
@@ -89,6 +102,14 @@ async def _ready(processes: Iterable[Process]) -> None:
         for process in processes:
             while await process.ready():
                 await asyncio.sleep(0.01)
+
+
+async def _filled(ledger: Process) -> None:
+    """Its read models are filled from the past when it starts, and a span tells of that."""
+    store = ProjectionStore(ledger.database)
+    async with asyncio.timeout(10):
+        while not await store.filled() >= ALWAYS:
+            await asyncio.sleep(0.01)
 
 
 def tree(spans: Iterable[ReadableSpan]) -> str:

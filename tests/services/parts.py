@@ -120,7 +120,7 @@ class Part:
         return memory_rpc.Memory(Wiring(self.service, self.telemetry, network=self.network))
 
     def worker(self, handlers: Callable[[Live], Handlers], max_in_flight: int = 16) -> Worker:
-        return Worker(self.service, handlers(self.live), ParticipantStore(self.database), max_in_flight)
+        return Worker(self.service, handlers(self.live), ParticipantStore(self.database), max_in_flight, self.live)
 
     @property
     def spans(self) -> tuple[ReadableSpan, ...]:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from prometheus_client import REGISTRY
 
 from services import inventory, notifications, payment, shipping
 from services.domain import messages as m
-from services.domain.order import Verdict, place
+from services.domain.order import OrderState, Verdict, place
 from services.runtime import desk as desk_module
 from services.runtime.desk import Desk
-from services.storage.orders import KeyTaken, OrderStore, StoredOrder
+from services.storage.orders import KeyTaken, OrderStore, Parcel, StoredOrder
 from services.styles import STYLES
 from services.telemetry import conventions as c
 from services.transports.errors import DeadlineExceeded, PeerFailed, TransportError, Unavailable
@@ -121,6 +121,12 @@ async def choir(tmp_path: Path) -> AsyncIterator[Choir]:
             await desk.drained()
 
 
+def opening(desk: Desk, order_id: str = "o-1", transport: str = "memory") -> tuple[OrderState, Sequence[Parcel]]:
+    """A new order, and the message with which its conversation begins, not yet stored."""
+    state, placed = place(order(order_id))
+    return state, desk._decide(ASYNC, transport, placed, {})(state, state, {}).parcels
+
+
 def attributes(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
@@ -154,7 +160,7 @@ async def test_a_key_is_taken_once(choir: Choir) -> None:
 
 
 async def test_a_conversation_is_held_for_as_long_as_it_may_take(choir: Choir) -> None:
-    """Else recovery would take back what is still being done: eight calls of ``rpc.timeout_s`` each."""
+    """Else recovery would take back what is still being done: until ``order.deadline_s`` have passed, and a little."""
     choir.orders.live.update({"rpc.timeout_s": "1"})
     gone = choir.away("payment")
     asked = asyncio.Event()
@@ -272,8 +278,7 @@ async def test_an_order_is_accepted_while_the_broker_is_away_and_sent_when_it_is
 
 async def test_what_a_killed_process_did_not_send_is_sent_once_its_lease_is_over(choir: Choir) -> None:
     """By whoever looks next, and not before."""
-    state, _ = place(order())
-    (parcel,) = choir.desk._opening(state, ASYNC, "memory", {})
+    state, (parcel,) = opening(choir.desk)
     await choir.desk.store.place(
         state,
         style="choreography",
@@ -298,8 +303,7 @@ async def test_two_replicas_send_each_message_once(choir: Choir, monkeypatch: py
     desk = choir.desk
     replica = Desk(desk.store, choir.orders.telemetry, live(), {}, {"memory": choir.orders.broker()})  # type: ignore[dict-item]
     for i in range(20):
-        state, _ = place(order(f"o-{i}"))
-        parcels = desk._opening(state, ASYNC, "memory", {})
+        state, parcels = opening(desk, f"o-{i}")
         await desk.store.place(
             state,
             style="choreography",
@@ -324,8 +328,7 @@ async def test_two_replicas_send_each_message_once(choir: Choir, monkeypatch: py
 async def test_a_message_for_a_transport_that_does_not_run_here_waits_and_holds_up_no_other(choir: Choir) -> None:
     store = choir.desk.store
     for order_id, broker in (("stuck", "kafka"), ("o-1", "memory")):
-        state, _ = place(order(order_id))
-        (parcel,) = choir.desk._opening(state, ASYNC, broker, {})
+        state, (parcel,) = opening(choir.desk, order_id, broker)
         await store.place(
             state,
             style="choreography",
@@ -476,7 +479,7 @@ async def test_an_order_that_lacks_only_its_notification_is_completed(choir: Cho
 
 async def test_a_conversation_whose_orders_was_killed_is_taken_back_once_its_lease_is_over(choir: Choir) -> None:
     """Killed in the middle of a call: nobody gave the lease up. It lasts as long as the conversation may."""
-    choir.orders.live.update({**NO_WORK, "rpc.timeout_s": "0.2"})
+    choir.orders.live.update({**NO_WORK, "rpc.timeout_s": "0.2", "order.deadline_s": "1"})
     accepted = await choir.accept()
     server = choir.network.servers["shipping"]
     asked = asyncio.Event()
@@ -486,8 +489,9 @@ async def test_a_conversation_whose_orders_was_killed_is_taken_back_once_its_lea
         await asyncio.Event().wait()
 
     choir.network.servers["shipping"] = never
-    conversation = SYNC.converse(accepted.state, choir.orders.rpc(), choir.desk, 60)  # type: ignore[misc]
-    async with ended(asyncio.create_task(conversation)):
+    carried = desk_module._Conversation(choir.desk, SYNC, "memory")
+    conversation = SYNC.converse(accepted.state, choir.orders.rpc(), carried, 60)  # type: ignore[misc]
+    async with ended(asyncio.create_task(conversation)), asyncio.timeout(10):
         await asked.wait()
     assert (await choir.desk.store.history("o-1"))[-1][1] == "payment.charged"
     choir.network.servers["shipping"] = server
@@ -533,7 +537,7 @@ async def test_all_who_wait_hear_of_the_end_and_nothing_is_kept_for_them(
     async with asyncio.timeout(5):
         ends = await asyncio.gather(*waiting)
     assert {stored.verdict for stored in ends if stored} == {Verdict.REJECTED}
-    assert (dict(choir.desk._waiting), dict(choir.desk._ended)) == ({}, {})
+    assert (dict(choir.desk._waiting), dict(choir.desk._news)) == ({}, {})
 
 
 async def test_an_end_that_a_replica_heard_of_is_seen_too(choir: Choir) -> None:
@@ -574,7 +578,7 @@ async def lab_effects(lab: MemoryLab, order_id: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("settings", "status", "title"),
-    [({}, 503, "Service Unavailable"), ({"rpc__timeout_s": "0.05"}, 504, "Gateway Timeout")],
+    [({}, 503, "Service Unavailable"), ({"rpc__timeout_s": "0.5"}, 504, "Gateway Timeout")],
     ids=["away", "too slow"],
 )
 async def test_a_conversation_that_breaks_off_is_answered_with_a_link_to_what_becomes_of_it(
@@ -583,10 +587,11 @@ async def test_a_conversation_that_breaks_off_is_answered_with_a_link_to_what_be
     """503 or 504, Retry-After, and the order's address, under which it is soon rejected and taken back."""
     network = lab.orders.process.network
     server = network.servers["shipping"]
+    answered = asyncio.Event()
     if settings:
 
         async def slow(*call: Any) -> Any:
-            await asyncio.sleep(0.3)
+            await answered.wait()
             return await server(*call)
 
         network.servers["shipping"] = slow
@@ -594,6 +599,7 @@ async def test_a_conversation_that_breaks_off_is_answered_with_a_link_to_what_be
     else:
         del network.servers["shipping"]
     answer = await lab.place(ORDER, "request_response", **{"Idempotency-Key": "k"})
+    answered.set()
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     document = answer.json()
     assert (document["title"], document["order"]) == (title, f"/orders/{document['order_id']}")

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from services.runtime.front_door import OrderIn
 from services.storage.database import EFFECTS, HISTORY, ORDERS, OUTBOX
+from services.styles import STYLES
 from services.telemetry import conventions as c
 from tests.services.lab import DECLINED, NO_WORK, NOT_SERVED, ORDER, OUT_OF_STOCK, UNREACHABLE, MemoryLab, memory_lab
 from tests.services.parts import effects_of, metric, rows
@@ -395,6 +396,35 @@ async def test_the_styles_say_what_they_need_and_what_can_carry_them_here(lab: M
     assert "rest offers rpc" in styles["choreography"]["not_possible"]["rest"]
     for style in styles.values():
         assert style["default"] in style["transports"]
+        assert style["choices"] == [["memory"]] * len(style["ports"])
+    assert styles["hybrid"]["ports"] == ["rpc", "broker with queues", "log"]
+    assert styles["hybrid"]["transports"] == ["memory,memory,memory"]
+    assert "rest" not in styles["hybrid"]["not_possible"], "it can be one of the three"
+
+
+@pytest.mark.parametrize(
+    ("transport", "says"),
+    [
+        ("memory", "'memory' names 1: hybrid needs 3, comma-separated (rpc, broker with queues, log)"),
+        ("memory,rest,memory", "hybrid needs a broker with queues: rest offers rpc"),
+        ("memory,memory,pigeon", "'pigeon' is no transport"),
+        ("memory,memory,kafka", "kafka does not run here: no Java on this machine"),
+    ],
+)
+async def test_each_port_of_a_style_wants_a_transport_that_can(lab: MemoryLab, transport: str, says: str) -> None:
+    """422, which names the port that is wrong and what may stand there."""
+    answer = await lab.client.post("/orders", params={"style": "hybrid", "transport": transport}, json=ORDER)
+    document = problem(answer, 422)
+    assert says in document["detail"]
+    assert document["valid"] in (["memory"], ["memory,memory,memory"])
+
+
+async def test_an_order_shows_what_orders_has_noted_of_its_conversation(lab: MemoryLab) -> None:
+    """The quotes that came in, with what each carrier asks; nothing where a style notes nothing."""
+    quoted = await lab.finished(ORDER, "publish_async_responses")
+    answers = {answer["carrier"]: answer["type"] for answer in quoted["conversation"]["answers"]}
+    assert answers == {"swift": "quote.offered", "steady": "quote.offered", "frugal": "quote.countered"}
+    assert (await lab.finished(ORDER, "choreography"))["conversation"] == {}
 
 
 async def test_the_transports_say_what_runs_and_why_not(lab: MemoryLab) -> None:
@@ -402,8 +432,9 @@ async def test_the_transports_say_what_runs_and_why_not(lab: MemoryLab) -> None:
     assert transports["memory"]["status"] == "ready"
     assert transports["kafka"]["status"] == "absent: no Java on this machine"
     assert transports["rest"]["status"] == "absent: not enabled"
-    assert transports["rest"]["styles"] == ["request_response"]
-    assert transports["kafka"]["styles"] == ["message_queue", "choreography"]
+    assert transports["rest"]["styles"] == ["request_response", "notification", "hybrid"]
+    assert transports["kafka"]["styles"] == [name for name in STYLES if name != "request_response"]
+    assert transports["memory"]["styles"] == list(STYLES)
 
 
 async def test_the_openapi_document_is_valid_and_says_what_is_answered(lab: MemoryLab) -> None:

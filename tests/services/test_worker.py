@@ -296,19 +296,20 @@ async def test_what_breaks_off_after_its_effect_says_the_same_message_again(stoc
     await sure(stock, "o-1", "reserve.stock")
 
 
-def test_an_events_id_follows_from_its_cause_and_its_type() -> None:
-    """Other cause or other type: another message. Nothing else counts."""
+def test_an_events_id_follows_from_its_source_its_cause_and_its_type() -> None:
+    """Another source, cause or type: another message. Nothing else counts."""
 
     def message_id(event: m.Event, cause: str, source: str = "inventory") -> str:
         return wire(event, cause=cause, source=source)[0]["ce-id"]
 
-    assert message_id(m.StockReserved(order()), "m-1") == message_id(m.StockReserved(order("o-2")), "m-1", "payment")
+    assert message_id(m.StockReserved(order()), "m-1") == message_id(m.StockReserved(order("o-2")), "m-1")
     ids = {
-        message_id(event, cause)
+        message_id(event, cause, source)
         for event in (m.StockReserved(order()), m.StockReleased(order()))
         for cause in ("m-1", "m-2")
+        for source in ("inventory", "payment")
     }
-    assert len(ids) == 4
+    assert len(ids) == 8
 
 
 async def test_two_replicas_that_take_one_order_back_at_once_have_one_effect(stock: Part) -> None:

@@ -1,19 +1,21 @@
 """What storage promises, on SQLite and on PostgreSQL alike: whole transactions, effects once, leases for one."""
 
 import asyncio
+import math
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.domain import messages as m
-from services.domain.order import OrderState, Slot, Verdict, place
+from services.domain.order import AT_ONCE, PAYMENT_FIRST, QUOTE_FIRST, OrderState, Plan, Slot, Verdict, place
 from services.storage import database
 from services.storage.database import HISTORY, INBOX, ORDERS, OUTBOX, Database
-from services.storage.orders import KeyTaken, OrderStore, Parcel, StoredOrder
+from services.storage.orders import KeyTaken, OrderStore, Parcel, StoredOrder, Turn
 from services.storage.participant import Failures, Overtaken, ParticipantStore
 
 CARRIER = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "baggage": "lab.run_id=r1"}
@@ -147,9 +149,10 @@ async def test_events_fold_into_the_order_until_it_ends(database: Database) -> N
     await put(store, conversation=True, lease_s=-1)
     ends = []
     for kind in (*DONE, m.CustomerNotified):
-        stored, ended = await store.record("o-1", kind(order()))
+        recorded = await store.record("o-1", kind(order()))
+        stored = recorded.order
         assert stored == await store.get("o-1")
-        ends.append(ended)
+        ends.append(recorded.ended)
     assert ends == [False, False, False, True, False]
     assert (stored.verdict, stored.reason) == (Verdict.COMPLETED, None)
     assert stored.accepted_at_ns <= (stored.completed_at_ns or 0) <= time.time_ns()
@@ -163,10 +166,10 @@ async def test_events_fold_into_the_order_until_it_ends(database: Database) -> N
 async def test_the_instant_of_the_end_does_not_move(database: Database) -> None:
     store = OrderStore(database)
     await put(store)
-    first, ended = await store.record("o-1", m.StockRefused(order(), "no tea"))
-    again, twice = await store.record("o-1", m.StockRefused(order(), "no tea"))
-    assert (ended, twice) == (True, False)
-    assert first.completed_at_ns == again.completed_at_ns is not None
+    first = await store.record("o-1", m.StockRefused(order(), "no tea"))
+    again = await store.record("o-1", m.StockRefused(order(), "no tea"))
+    assert (first.ended, again.ended) == (True, False)
+    assert first.order.completed_at_ns == again.order.completed_at_ns is not None
 
 
 async def test_the_first_end_that_was_reached_stays(database: Database) -> None:
@@ -174,9 +177,10 @@ async def test_the_first_end_that_was_reached_stays(database: Database) -> None:
     store = OrderStore(database)
     await put(store)
     for kind in DONE:
-        completed, _ = await store.record("o-1", kind(order()))
-    late, ended = await store.record("o-1", m.StockReleased(order()))
-    assert (ended, late.verdict, late.reason) == (False, Verdict.COMPLETED, None)
+        completed = (await store.record("o-1", kind(order()))).order
+    recorded = await store.record("o-1", m.StockReleased(order()))
+    late = recorded.order
+    assert (recorded.ended, late.verdict, late.reason) == (False, Verdict.COMPLETED, None)
     assert late.completed_at_ns == completed.completed_at_ns
     assert late.state.slots["stock"] is Slot.COMPENSATED
     assert await store.get("o-1") == late
@@ -190,17 +194,23 @@ async def test_a_refusals_reason_is_the_orders(database: Database) -> None:
         ("o-2", m.StockReleased(order("o-2")), "taken back"),
     ):
         await put(store, order_id)
-        stored, ended = await store.record(order_id, event, reason="taken back")
-        assert (ended, stored.verdict, stored.reason) == (True, Verdict.REJECTED, reason)
+        recorded = await store.record(order_id, event, reason="taken back")
+        stored = recorded.order
+        assert (recorded.ended, stored.verdict, stored.reason) == (True, Verdict.REJECTED, reason)
         assert (await store.get(order_id) or stored).reason == reason
+
+
+def _never(*_: object) -> Turn:
+    raise AssertionError("nothing follows from what was heard before")
 
 
 async def test_a_cause_that_was_heard_before_changes_nothing(database: Database) -> None:
     store = OrderStore(database)
     await put(store)
-    await store.record("o-1", m.StockReserved(order()), cause="m-1")
-    stored, ended = await store.record("o-1", m.StockRefused(order(), "late"), cause="m-1")
-    assert (stored.state.slots["stock"], ended) == (Slot.DONE, False)
+    first = await store.record("o-1", m.StockReserved(order()), cause="m-1")
+    again = await store.record("o-1", m.StockRefused(order(), "late"), cause="m-1", decide=_never)
+    assert (first.again, again.again) == (False, True)
+    assert (again.order.state.slots["stock"], again.ended, list(again.parcels)) == (Slot.DONE, False, [])
     assert len(await store.history("o-1")) == 2
 
 
@@ -219,11 +229,135 @@ async def test_events_of_one_order_may_come_at_once_and_from_two_replicas(databa
     outcomes = await asyncio.gather(
         *(stores[i % 2].record("o-1", events[i % 4], cause=f"m-{i % 4}") for i in range(24)),
     )
-    assert [ended for _, ended in outcomes].count(True) == 1
+    assert [recorded.ended for recorded in outcomes].count(True) == 1
+    assert [recorded.again for recorded in outcomes].count(False) == 4
     stored = await stores[0].get("o-1")
     assert stored is not None
     assert stored.verdict is Verdict.COMPLETED
     assert len(await stores[1].history("o-1")) == 5
+
+
+# --- orders: what a style makes of what was heard -----------------------------------------------------------------
+async def test_what_follows_is_written_in_the_transaction_that_folds(database: Database) -> None:
+    """Parcels, events of orders' own, notes and an alarm; ``decide`` sees the order before and after, and the notes."""
+    store = OrderStore(database)
+    await put(store)
+    seen: list[tuple[Slot, Slot, dict[str, Any]]] = []
+
+    def decide(before: OrderState, state: OrderState, memory: Mapping[str, Any]) -> Turn:
+        seen.append((before.slots["stock"], state.slots["stock"], dict(memory)))
+        return Turn([parcel()], [m.PaymentCharged(order())], {"asked": "reserve.stock"}, alarm_s=-1)
+
+    recorded = await store.record("o-1", m.StockReserved(order()), decide=decide, carrier=CARRIER, lease_s=10)
+    assert [each.id > 0 for each in recorded.parcels] == [True]
+    assert recorded.order.state.slots["payment"] is Slot.DONE
+    assert recorded.order == await store.get("o-1")
+    assert [event for _, event in await store.history("o-1")] == ["order.placed", "stock.reserved", "payment.charged"]
+    assert await store.memory("o-1") == {"asked": "reserve.stock"}
+    assert await store.unsent(10) == [], "its lease is the caller's"
+    ((due, carrier),) = await store.alarms(10)
+    assert (due.state, carrier) == (recorded.order.state, CARRIER)
+
+    await store.record("o-1", None, decide=decide)
+    assert seen == [(Slot.PENDING, Slot.DONE, {}), (Slot.DONE, Slot.DONE, {"asked": "reserve.stock"})]
+
+
+async def test_of_a_turn_that_fails_nothing_is_written(database: Database) -> None:
+    """Neither the event nor its cause: it is heard again, and then all of it counts."""
+    store = OrderStore(database)
+    await put(store)
+
+    def fail(*_: Any) -> Turn:
+        raise RuntimeError("out of paper")
+
+    with pytest.raises(RuntimeError, match="out of paper"):
+        await store.record("o-1", m.StockReserved(order()), cause="m-1", decide=fail)
+    assert [event for _, event in await store.history("o-1")] == ["order.placed"]
+    assert not (await store.record("o-1", m.StockReserved(order()), cause="m-1")).again
+
+
+async def test_notes_and_alarm_stay_until_they_are_replaced(database: Database) -> None:
+    """None leaves either as it is; a placed order may have both from the start."""
+    store = OrderStore(database)
+    state, _ = place(order())
+    await store.place(
+        state,
+        style="orchestration",
+        transport="memory",
+        carrier=CARRIER,
+        idempotency_key=None,
+        body_hash=None,
+        parcels=[],
+        lease_s=10,
+        conversation=False,
+        memory={"times": 1},
+        alarm_s=-1,
+    )
+    assert await store.memory("o-1") == {"times": 1}
+    await store.record("o-1", m.StockReserved(order()), decide=lambda *_: Turn(alarm_s=60))
+    assert (await store.memory("o-1"), await store.alarms(10)) == ({"times": 1}, [])
+    await store.record("o-1", m.PaymentCharged(order()), decide=lambda *_: Turn(memory={"times": 2}))
+    assert (await store.memory("o-1"), await store.alarms(10)) == ({"times": 2}, [])
+    await store.record("o-1", m.ShipmentBooked(order()), decide=lambda *_: Turn(alarm_s=-1))
+    assert len(await store.alarms(10)) == 1
+    assert await store.memory("nobody") == {}
+
+
+async def test_an_alarm_can_be_taken_off(database: Database) -> None:
+    """Also one that somebody has just taken: it does not ring again."""
+    store = OrderStore(database)
+    await put(store)
+    for leased in (False, True):
+        await store.record("o-1", m.StockReserved(order()), decide=lambda *_: Turn(alarm_s=-1))
+        assert not leased or len(await store.alarms(-1)) == 1
+        await store.record("o-1", m.PaymentCharged(order()), decide=lambda *_: Turn(alarm_s=math.inf))
+        assert await store.alarms(10) == []
+
+
+async def test_an_alarm_rings_for_one_and_again_if_whoever_took_it_dies(databases: Databases) -> None:
+    """It is taken for ``lease_s``; a turn that sets another takes its place."""
+    one, other = (OrderStore(each) for each in databases)
+    await put(one)
+    await one.record("o-1", m.StockReserved(order()), decide=lambda *_: Turn(alarm_s=-1))
+    taken = await asyncio.gather(one.alarms(10), other.alarms(10))
+    assert sorted(len(each) for each in taken) == [0, 1]
+    await one.record("o-1", None, decide=lambda *_: Turn(alarm_s=-1))
+    assert len(await other.alarms(-1)) == 1
+    assert len(await one.alarms(10)) == 1, "whoever took it has died"
+    assert await other.alarms(10) == []
+
+
+async def test_an_order_that_has_ended_is_not_woken(database: Database) -> None:
+    """Its alarm is forgotten; one that rings at the same moment finds nothing to do."""
+    store = OrderStore(database)
+    await put(store)
+    await store.record("o-1", m.StockRefused(order(), "no tea"), decide=lambda *_: Turn(alarm_s=-1))
+    assert await store.alarms(-1) == []
+    late = await store.record("o-1", None, decide=_never)
+    assert (late.late, late.order.verdict) == (True, Verdict.REJECTED)
+    assert len(await store.history("o-1")) == 2
+
+
+@pytest.mark.parametrize("plan", [AT_ONCE, PAYMENT_FIRST, QUOTE_FIRST], ids=["at once", "payment first", "quote first"])
+async def test_an_order_is_read_back_with_the_plan_of_its_style(database: Database, plan: Plan) -> None:
+    store = OrderStore(database, {"hybrid": plan})
+    state, _ = place(order(), plan)
+    await store.place(
+        state,
+        style="hybrid",
+        transport="memory",
+        carrier={},
+        idempotency_key=None,
+        body_hash=None,
+        parcels=[],
+        lease_s=10,
+        conversation=False,
+    )
+    stored = await store.get("o-1")
+    assert stored is not None
+    assert (stored.state, stored.state.plan) == (state, plan)
+    recorded = await store.record("o-1", m.PaymentDeclined(order(), "no"))
+    assert recorded.ended is (plan is PAYMENT_FIRST), "whatever was asked for before, or at once, may still come"
 
 
 # --- orders: leases -------------------------------------------------------------------------------------------------
@@ -242,9 +376,9 @@ async def test_only_a_conversation_that_nobody_holds_is_abandoned(database: Data
 async def test_a_lease_can_be_given_up_and_prolonged(database: Database) -> None:
     store = OrderStore(database)
     await put(store, conversation=True)
-    await store.lease("o-1", 0)
+    await store.hold(["o-1"], 0)
     assert [each.state.order.order_id for each in await store.abandoned(-1)] == ["o-1"]
-    await store.lease("o-1", 10)
+    await store.hold(["o-1"], 10)
     assert await store.abandoned(10) == []
 
 
@@ -252,7 +386,24 @@ async def test_the_lease_of_an_ended_order_stays_given_up(database: Database) ->
     store = OrderStore(database)
     await put(store, conversation=True)
     await store.record("o-1", m.StockRefused(order(), "no tea"))
-    await store.lease("o-1", -1)
+    await store.hold(["o-1"], -1)
+    assert await store.abandoned(10) == []
+
+
+async def test_several_leases_are_prolonged_at_once_and_those_of_others_are_left(database: Database) -> None:
+    store = OrderStore(database)
+    for order_id in ("o-1", "o-2", "other"):
+        await put(store, order_id, conversation=True, lease_s=-1)
+    await store.hold(["o-1", "o-2", "nobody"], 10)
+    assert [each.state.order.order_id for each in await store.abandoned(10)] == ["other"]
+
+
+async def test_an_order_that_was_handed_over_is_abandoned_by_nobody(database: Database) -> None:
+    """From then on messages carry it on: recovery has no business with it, though it has not ended."""
+    store = OrderStore(database)
+    await put(store, conversation=True, lease_s=-1)
+    recorded = await store.record("o-1", m.PaymentCharged(order()), handed_over=True)
+    assert not recorded.order.ended
     assert await store.abandoned(10) == []
 
 
@@ -437,8 +588,8 @@ async def test_a_caller_that_is_cancelled_holds_nobody_up(database: Database) ->
     task.cancel()
     await asyncio.wait([task])
     async with asyncio.timeout(5):
-        stored, _ = await store.record("o-1", m.StockReserved(order()), cause="cancelled")
-    assert stored.state.slots["stock"] is Slot.DONE
+        recorded = await store.record("o-1", m.StockReserved(order()), cause="cancelled")
+    assert recorded.order.state.slots["stock"] is Slot.DONE
     assert len(await store.history("o-1")) == 2
 
 

@@ -10,7 +10,7 @@ from opentelemetry import baggage
 from opentelemetry.context import attach, detach
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanContext, SpanKind, StatusCode, get_current_span
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags, get_current_span
 
 from services.telemetry import conventions as c
 from services.telemetry.messaging import MAX_LINKS, PROPAGATOR, MessagingSpans, Shape, Words, creation_context, fail
@@ -387,6 +387,18 @@ def test_a_settlement_of_several_messages_links_to_their_handlings(lab: Lab, sha
     assert [link.context.span_id for link in commit.links] == [context.span_id for _, context in settled]
     assert attributes(commit)[c.BATCH_MESSAGE_COUNT] == 2
     lab.sound()
+
+
+def test_a_settlement_leads_to_what_was_handled_only(lab: Lab) -> None:
+    """What was passed over has no span: it is no link's target, and a settlement of nothing else is told by nobody."""
+    passed = SpanContext(1, 1, is_remote=True, trace_flags=TraceFlags(TraceFlags.DEFAULT))
+    first, second = lab.sent(1), lab.sent(2)
+    lab.messaging.settle_batch(WORDS, "commit", PLACE, [(first, passed)], time.time_ns(), {})
+    process = lab.handle(second)
+    lab.messaging.settle_batch(WORDS, "commit", PLACE, [(first, passed), (second, process.context)], time.time_ns(), {})
+    commit = lab.one(f"commit {PLACE}")
+    assert commit.parent is not None
+    assert (commit.parent.span_id, list(commit.links)) == (process.context.span_id, [])
 
 
 def test_a_settlement_that_fails_is_an_error(lab: Lab) -> None:

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from services.telemetry import conventions as c
 from services.telemetry.fixups import DEVIATIONS
-from services.telemetry.messaging import Shape
+from services.telemetry.messaging import REQUEST, Shape
 
 Span = Mapping[str, Any]
 
@@ -82,12 +82,26 @@ def problems(spans: Iterable[Span], shape: Shape | str | None = None) -> list[st
             wrong += _rpc(span)
         elif "http.request.method" in span["attributes"]:
             wrong += _http(span)
+        elif span["attributes"].get(c.OPERATION_NAME) == REQUEST:
+            wrong += _request(span)
         elif span["kind"] != "INTERNAL":
             wrong.append(f"is {span['kind']}, but neither messaging, RPC nor HTTP")
         if shape is not None and what in {"process", "queue", "receive"}:
             wrong += _shape(span, what, Shape(shape), index)
         found += [f"{span['service']}: {span['name']!r} {each}" for each in wrong]
     return found
+
+
+def _request(span: Span) -> Iterator[str]:
+    """A request by message as a whole, for which the conventions have no type: around its send, until its answer."""
+    attributes = span["attributes"]
+    if span["kind"] != "CLIENT":
+        yield f"is {span['kind']}, not CLIENT"
+    if span["name"] != f"{REQUEST} {attributes.get(c.DESTINATION_NAME)}":
+        yield "is not called after its destination"
+    for key in (c.MESSAGING_SYSTEM, c.CONVERSATION_ID, c.LAB_ORDER_ID):
+        if not attributes.get(key):
+            yield f"has no {key}"
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
