@@ -19,10 +19,10 @@ def place_order(
 ) -> dict[str, Any]:
     """Place an order and give it as it stands when it has ended, or after ``wait_s``."""
     params = {"style": style} if transport is None else {"style": style, "transport": transport}
-    placed = _ask("POST", f"{front_door}/orders", params=params, json=body)
+    placed = ask("POST", f"{front_door}/orders", params=params, json=body)
     if placed["state"] != "accepted":
         return placed
-    return _ask("GET", f"{front_door}/orders/{placed['id']}", params={"wait_s": wait_s}, timeout=wait_s + 10)
+    return ask("GET", f"{front_door}/orders/{placed['id']}", params={"wait_s": wait_s}, timeout=wait_s + 10)
 
 
 def wait_for_trace(span_store: str, order_id: str, *, wait_s: float = 5) -> bool:
@@ -44,19 +44,21 @@ def wait_for_trace(span_store: str, order_id: str, *, wait_s: float = 5) -> bool
 
 def get_settings(admin: str, token: str) -> dict[str, Any]:
     """``values`` by name, and ``about``: a sentence on each."""
-    return _ask("GET", f"{admin}/settings", headers=_bearer(token))
+    return ask("GET", f"{admin}/settings", headers=bearer(token))
 
 
 def put_settings(admin: str, token: str, values: Mapping[str, str | None]) -> dict[str, Any]:
     """Change settings; None goes back to the default. In force everywhere within two seconds."""
-    return _ask("PUT", f"{admin}/settings", headers=_bearer(token), json={"values": dict(values)})
+    return ask("PUT", f"{admin}/settings", headers=bearer(token), json={"values": dict(values)})
 
 
-def _bearer(token: str) -> dict[str, str]:
+def bearer(token: str) -> dict[str, str]:
+    """The header of those who may change something."""
     return {"authorization": f"Bearer {token}"}
 
 
-def _ask(method: str, url: str, **how: Any) -> dict[str, Any]:
+def ask(method: str, url: str, **how: Any) -> dict[str, Any]:
+    """A service's answer as the JSON document that it is. Raises LabError with its own words, and TargetDownError."""
     try:
         answer = httpx.request(method, url, trust_env=False, **{"timeout": 30, **how})
     except httpx.TransportError as error:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from lab import dlq, faults
 from lab.commands import COMMANDS
 from lab.targets import TARGETS, LabError, Status, Target, chosen, current
 
@@ -143,6 +144,8 @@ def forward() -> None:
 
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(faults.app, name="fault")
+app.add_typer(dlq.app, name="dlq")
 
 
 def main() -> None:

@@ -105,11 +105,15 @@ def order(
     print(f".venv/bin/lab trace {placed['id']}")
 
 
-def trace(order_id: Annotated[str, typer.Argument(metavar="ORDER")], as_json: AsJson = False) -> None:
+def trace(
+    order_id: Annotated[str, typer.Argument(metavar="ORDER")],
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a sequence diagram in Mermaid's words.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Draw every trace of an order on one clock: times, links, waits."""
     from lab.trace import trace_command
 
-    code = trace_command(order_id, _target().addresses["span_store"], as_json=as_json)
+    code = trace_command(order_id, _target().addresses["span_store"], as_mermaid=mermaid, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
@@ -120,18 +124,21 @@ def settings(
 ) -> None:
     """Show the live settings, or change some: trace.shape=link payment.work_ms=200."""
     from lab.ask import get_settings, put_settings
+    from lab.faults import is_fault
 
     target = _target()
     admin, token = target.addresses["orders_admin"], target.settings_token
     if changes:
         put_settings(admin, token, dict(_change(text) for text in changes))
     shown = get_settings(admin, token)
+    values = {name: value for name, value in shown["values"].items() if not is_fault(name, shown)}
     if as_json:
-        print(json.dumps(shown["values"], indent=1))
+        print(json.dumps(values, indent=1))
         return
-    width = max(map(len, shown["values"]))
-    for name, value in shown["values"].items():
+    width = max(map(len, values))
+    for name, value in values.items():
         print(f"{name:<{width}}  {value:<8}  {shown['about'][name]}")
+    print("Faults are settings too: lab fault list shows them.")
 
 
 def check(
@@ -142,6 +149,50 @@ def check(
 
     addresses = _target().addresses
     if not run_check(addresses["front_door"], addresses.get("jaeger"), wait_s=wait_s):
+        raise typer.Exit(1)
+
+
+def styles(as_json: AsJson = False) -> None:
+    """Show the ten styles in the interaction matrix: who waits, and how many are spoken to."""
+    from lab.styles import print_matrix
+    from services.styles import STYLES
+
+    if as_json:
+        print(json.dumps({style.name: {"cell": style.cell, "default": style.default} for style in STYLES.values()}))
+    else:
+        print_matrix()
+
+
+def audit(
+    run: Annotated[str | None, typer.Argument(help="Default: the last run, else all of the last hour.")] = None,
+    since: Annotated[str | None, typer.Option(help="Instead of a run: all orders since 90s, 10m, 2h, 1d ago.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Account for every order of a run: what was said, heard, done, lost, given up, still on its way.
+
+    Exits with 1 when something was lost that its transport promises to deliver, an effect was done twice or does not
+    fit the order's end, or an order is open and nothing says why.
+    """
+    from lab.audit import UsageError, show, since_ns
+    from lab.audit import audit as ask
+
+    if run is not None and since is not None:
+        raise UsageError("a run or --since, not both")
+    target = _target()
+    known = _known_runs(_runs(target))
+    if run is None and since is None:
+        run, since = (known[-1], None) if known else (None, "1h")
+    begin = since_ns(since) if since is not None else 0
+    with target.admin_ports() as ports:
+        report = ask(ports, run_id=run or "", since=begin, scope=f"run {run}" if run else f"the last {since}")
+    if run is not None and not report.flows:
+        hint = f" (the runs are: {', '.join(known[-5:])})" if known and run not in known else ""
+        raise LabError(f"orders has no order of run {run!r}{hint}: lab audit --since 1h takes all")
+    if as_json:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        show(report, _console())
+    if report.violations:
         raise typer.Exit(1)
 
 
@@ -200,25 +251,111 @@ def demo(
     print("The lab stays up: lab status shows it, lab down ends it.")
 
 
-COMMANDS = (load, compare, order, trace, settings, transports, check, demo)
+def replay(
+    until: Annotated[str | None, typer.Option(help="What was known then: 2026-01-31T12:00Z, or 10m ago.")] = None,
+    order: Annotated[str | None, typer.Option(help="What the journals say of one order.")] = None,
+    fill: Annotated[str | None, typer.Option(metavar="NAME", help="Keep this read model, the past in it.")] = None,
+    drop: Annotated[str | None, typer.Option(metavar="NAME", help="Keep this read model no longer.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fold the journals again, and prove that the read models and the orders' states follow from them.
+
+    Exits with 1 where anything is not equal.
+    """
+    from lab.replay import UsageError, run_replay
+
+    if sum(choice is not None for choice in (until, order, fill, drop)) > 1:
+        raise UsageError("one of --until, --order, --fill and --drop")
+    target = _target()
+    with target.admin_ports() as ports:
+        console = None if as_json else _console()
+        choices = {"until": until, "order_id": order, "fill": fill, "drop": drop}
+        result, equal = run_replay(ports, target.settings_token, console, **choices)
+    if as_json:
+        print(json.dumps(result, indent=1))
+    if not equal:
+        raise typer.Exit(1)
+
+
+def outage(
+    service: Annotated[str, typer.Option(help="Who is away.")] = "payment",
+    for_s: Annotated[float, typer.Option("--for", min=1, max=60, help="For how many seconds.")] = 10,
+    rate: Annotated[float, typer.Option(min=0.5, max=200, help="Orders per second.")] = 10,
+    how: Annotated[str, typer.Option(help="hang (it takes everything in and answers nothing) or kill.")] = "hang",
+    as_json: AsJson = False,
+) -> None:
+    """Take one service away for a while under load: calls, calls with a breaker, events and hybrid, side by side."""
+    from lab.outage import UsageError, kind_of, run_outage, show, to_json
+
+    if for_s * rate > 20_000:
+        raise UsageError("that are too many orders: a shorter outage, or a lower rate")
+    target = _target()
+    console = _console(quiet=as_json)
+    seen = run_outage(target, console, service=service, how=kind_of(how), for_s=for_s, rate_per_s=rate)
+    if as_json:
+        print(json.dumps(to_json(seen), indent=1))
+    else:
+        show(seen, console)
+
+
+def chaos(
+    flow: Annotated[
+        list[str] | None, typer.Option("--flow", help="STYLE/TRANSPORT, may be repeated; default: all that run.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed does the same to the same flow.")] = 1,
+    orders: Annotated[int, typer.Option(min=1, max=2_000, help="Orders per flow.")] = 100,
+    minutes: Annotated[float, typer.Option(min=0, help="No new run begins that would go beyond it; 0: no bound.")] = 0,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give each flow a bad day: kill, pause, poison and double things while orders come in, heal, and audit.
+
+    Exits with 1 when an accepted order was lost that its transport promises, an effect was done twice, or an order had
+    not ended 60 s after healing.
+    """
+    from lab.chaos import chosen_flows, run_all
+    from lab.chaos.report import show, to_markdown
+
+    target = _target()
+    say = _console(stderr=as_json or markdown).print
+    chosen = chosen_flows(target, [_flow(text) for text in flow or ()])
+    runs, left = run_all(target, chosen, seed=seed, orders=orders, minutes=minutes, say=say)
+    if as_json:
+        found = {"seed": seed, "runs": [run.to_json() for run in runs], "not_run": [str(each) for each in left]}
+        print(json.dumps(found, indent=1))
+    elif markdown:
+        print(to_markdown(runs))
+    else:
+        show(runs, _console())
+    if left:
+        say(f"no time was left for {', '.join(map(str, left))}")
+    if any(run.problems for run in runs):
+        raise typer.Exit(1)
+
+
+COMMANDS = (load, compare, order, trace, settings, styles, transports, check, audit, replay, outage, chaos, demo)
 
 
 def _target(*, remembered: bool = True) -> Target:
     return current(remembered=remembered)
 
 
-def _console() -> Any:
+def _console(**how: Any) -> Any:
     from rich.console import Console
 
-    return Console()
+    return Console(**how)
 
 
 def _runs(target: Target) -> Path:
     return target.state_dir / "runs"
 
 
+def _known_runs(runs: Path) -> list[str]:
+    return sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.exists() else []
+
+
 def _last_run(runs: Path) -> str:
-    known = sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.exists() else []
+    known = _known_runs(runs)
     if not known:
         raise LabError("there is no run to compare: lab load makes one")
     return known[-1]

@@ -14,11 +14,13 @@ from load.plan import Flow
 
 DEMO_FLOWS = (
     Flow("request_response", "rest"),
-    Flow("request_response", "grpc"),
     Flow("message_queue", "sqs"),
-    Flow("choreography", "rabbitmq"),
+    Flow("publish_subscribe", "rabbitmq"),
     Flow("choreography", "kafka"),
+    Flow("hybrid", "grpc,rabbitmq,kafka"),
 )
+"""The caller waits; one queue after the other; everybody at once; each after the one before; and what most systems end
+up with, a call for what the customer waits for and messages for the rest. Calls, a pull, a push, a log, and both."""
 
 
 def demo_flows(front_door: str) -> tuple[list[Flow], list[str]]:

@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -58,12 +58,14 @@ def run_load(
     run_id: str | None = None,
     console: Console | None = None,
     ui_port: int | None = None,
+    watch: Callable[[Mapping[str, int]], None] = lambda _: None,
 ) -> LoadResult:
     """Loads whatever runs, or the given ``flows``, and waits until the orders have ended (bounded by the
     profile).
 
     ``console`` is where progress is drawn; None draws none. With ``ui_port``, Locust's web page serves there
-    on loopback instead, with every flow to choose from, until Ctrl-C.
+    on loopback instead, with every flow to choose from, until Ctrl-C. ``watch`` hears about each second how many
+    orders of the current flow were sent, are in flight, ended in which way.
 
     Raises LoadError with one line; KeyboardInterrupt after Locust has ended and what was seen is saved.
     """
@@ -95,7 +97,7 @@ def run_load(
             view.announce(len(batches))
         for batch in batches:
             try:
-                _load(plan.only(batch), run_dir, result, view, ui_port)
+                _load(plan.only(batch), run_dir, result, view, ui_port, watch)
             except KeyboardInterrupt:
                 if ui_port is None:
                     raise
@@ -134,7 +136,14 @@ def _plan(
         raise LoadError(error.args[0]) from error
 
 
-def _load(plan: Plan, run_dir: Path, result: LoadResult, view: "_View", ui_port: int | None) -> None:
+def _load(
+    plan: Plan,
+    run_dir: Path,
+    result: LoadResult,
+    view: "_View",
+    ui_port: int | None,
+    watch: Callable[[Mapping[str, int]], None],
+) -> None:
     """One Locust process from start to end; its orders go to ``result`` as they end."""
     seen = {flow: FlowResult(flow, _now(), "") for flow in plan.flows}
     result.flows += seen.values()
@@ -145,6 +154,7 @@ def _load(plan: Plan, run_dir: Path, result: LoadResult, view: "_View", ui_port:
             flow_result.orders.append(OrderRecord(**content))
         elif kind == "progress":
             view.progress(content)
+            watch(content)
         elif kind == "end":
             flow_result.warmup_failed = content["warmup_failed"]
             flow_result.poll_errors = content["poll_errors"]
@@ -188,7 +198,7 @@ class _View:
         self.bars.stop()
 
     def announce(self, flows: int) -> None:
-        """What it will take: with every transport there, the standard load lasts half an hour."""
+        """What it will take: with every transport there, the standard load lasts an hour."""
         minutes = flows * self.profile.duration_s / 60
         if minutes >= 5:
             self.console.print(

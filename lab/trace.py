@@ -18,6 +18,7 @@ import httpx
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from lab.sequence import diagram
 from services.telemetry import conventions as names
 
 _TIMEOUT_S = 30.0
@@ -66,7 +67,14 @@ def render_trace(order: Mapping[str, Any], critical_path: Mapping[str, Any] | No
     return _Drawing(order, critical_path)
 
 
-def trace_command(order_id: str, store_url: str, *, as_json: bool = False, console: Console | None = None) -> int:
+def trace_command(
+    order_id: str,
+    store_url: str,
+    *,
+    as_mermaid: bool = False,
+    as_json: bool = False,
+    console: Console | None = None,
+) -> int:
     """Print an order's trace; returns the exit code: 0, or 1 after one line on stderr that says what is wrong."""
     out = console or Console()
     try:
@@ -81,6 +89,8 @@ def trace_command(order_id: str, store_url: str, *, as_json: bool = False, conso
         return _failed(f"the span store at {store_url} does not answer ({error}); is the lab up?")
     if as_json:
         out.print_json(json.dumps({"order": found.json(), "critical_path": path.json()}))
+    elif as_mermaid:
+        print(diagram(found.json()), end="")
     else:
         out.print(render_trace(found.json(), path.json()))
     return 0

@@ -23,10 +23,12 @@ def statuses(target: Target) -> tuple[dict[str, str], str]:
 
 
 def print_overview(found: Iterable[Sheet], status: Mapping[str, str], unknown: str) -> None:
-    """A line for each transport; why one does not run stands below."""
+    """A line for each transport; why one does not run stands below. Which styles it can carry stands in its sheet."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
+
+    from services.styles import STYLES
 
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -34,7 +36,14 @@ def print_overview(found: Iterable[Sheet], status: Mapping[str, str], unknown: s
         table.add_column(column, no_wrap=column != "ordering")
     for sheet in found:
         now = [status.get(sheet.name, unknown).partition(":")[0]] if status else []
-        table.add_row(sheet.name, sheet.kind, sheet.transport.delivery, sheet.ordering, "\n".join(sheet.styles), *now)
+        table.add_row(
+            sheet.name,
+            sheet.kind,
+            sheet.transport.delivery,
+            sheet.ordering,
+            f"{len(sheet.styles)} of {len(STYLES)}",
+            *now,
+        )
     console.print(table)
     for name, text in status.items():
         if ":" in text:

@@ -8,7 +8,7 @@ front door, the span store and Prometheus.
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -84,6 +84,11 @@ class Progress(Protocol):
     def __call__(self, name: str, text: str, state: str = "busy") -> None: ...
 
 
+Ask = Callable[[str], dict[str, dict[str, Any] | None]]
+"""Asks every process of the services for a path of its admin port: its document by the process's name, None where
+nobody answers. Who knows no such path is left out."""
+
+
 class Target(Protocol):
     """A place where the lab runs. Methods raise LabError; TargetDownError where it must run but does not."""
 
@@ -127,6 +132,13 @@ class Target(Protocol):
 
     def logs(self, name: str, *, lines: int = 50, follow: bool = False) -> Iterator[str]:
         """The last lines that a process has printed; with `follow`, go on with what it prints."""
+
+    def admin_ports(self) -> AbstractContextManager[Mapping[str, str]]:
+        """Each service's admin port as a URL that is good within the block; of replicas, one's. Those of a service
+        share its database."""
+
+    def admins(self) -> AbstractContextManager[Ask]:
+        """The services' admin ports, to be asked within the block."""
 
     def forward(self, say: Callable[[str], None]) -> None:
         """Bring addresses that are out of reach to this machine, until Ctrl-C; `say` hears where they are."""

@@ -2,8 +2,8 @@
 
 `python fake_tool.py NAME WORDS...`, with a folder in FAKE_DIR: `answers.json` is a list of (pattern of the whole
 command, exit code, stdout, stderr), of which the first that matches counts; `api.json` is what the cluster answers by
-path, (status, body), through `kubectl proxy`; `clusters` are kind's; `calls` gets a line for each call. What is not
-known succeeds and says nothing.
+path, (status, body), through `kubectl proxy`; a port that is forwarded answers its service's name; `clusters` are
+kind's; `calls` gets a line for each call. What is not known succeeds and says nothing.
 """
 
 import json
@@ -48,6 +48,22 @@ def serve(socket: str) -> None:
         server.serve_forever()
 
 
+def forward(service: str, port: int) -> None:
+    """The service's port, which answers with its name."""
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(service.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+
+
 def main() -> None:
     command = " ".join(sys.argv[1:])
     write("calls", command + "\n", "a")
@@ -58,6 +74,8 @@ def main() -> None:
             sys.exit(code)
     if found := re.match(r"kubectl proxy --unix-socket=(\S+)", command):
         serve(found[1])
+    elif found := re.match(r"kubectl port-forward service/(\S+) (\d+):\S+ ", command):
+        forward(found[1], int(found[2]))
     elif found := re.search(r"docker build .*--iidfile (\S+)", command):
         write(found[1], "sha256:0123456789abcdef")
     elif command == "kind get clusters":

@@ -76,6 +76,8 @@ def test_commands_on_a_lab_that_is_down_say_lab_up(lab, words):
         (("scale", "payment", "10"), "there are ports for 1 to 9 processes of payment, not for 10"),
         (("scale", "payment", "0"), "not for 0"),
         (("scale", "orders", "2"), "there can be more of inventory, payment, shipping, notifications"),
+        (("scale", "carrier-swift", "2"), "as of each carrier orders expects one answer"),
+        (("scale", "ledger", "2"), "as its read models have one writer"),
         (("scale", "kafka", "2"), "kafka stays one process on the local target"),
         (("scale", "paymnet", "2"), "did you mean 'payment'"),
         (("scale", "payment-2", "2"), "did you mean 'payment'"),
@@ -256,8 +258,8 @@ def test_transports_are_compared_also_while_the_lab_is_down(lab, monkeypatch):
     assert [line.split()[0] for line in out.splitlines() if line.split()[1:2] in (["call"], ["messages"])] == list(
         WIRES
     )
-    assert re.search(r"redis_pubsub +messages +at most once +per channel +choreography *$", out, re.MULTILINE)
-    assert re.search(r"kafka +messages +at least once +per partition +message_queue *$", out, re.MULTILINE)
+    assert re.search(r"redis_pubsub +messages +at most once +per channel +3 of 10 *$", out, re.MULTILINE)
+    assert re.search(r"kafka +messages +at least once +per partition +7 of 10 *$", out, re.MULTILINE)
     assert "Which of them run: lab not running" in out
     assert "…" not in out
 
@@ -280,7 +282,7 @@ def test_a_transport_has_a_whole_sheet(lab, front_door):
     headings = [heading for heading in HEADINGS if re.search(rf"^{heading} +\S", out, re.MULTILINE)]
     assert headings == list(HEADINGS)
     assert re.search(r"^Kind +messages, at least once *$", out, re.MULTILINE)
-    assert re.search(r"^Styles +message_queue, choreography *$", out, re.MULTILINE)
+    assert re.search(r"^Styles +async_request_response, message_queue, publish_subscribe,", out, re.MULTILINE)
     assert re.search(r"^Not possible +request_response needs ", out, re.MULTILINE)
     assert re.search(r"^Now +not ready: connecting *$", out, re.MULTILINE)
     assert "``" not in out
@@ -303,7 +305,7 @@ def test_transports_as_json(lab, front_door):
     assert (told["kind"], told["delivery"], told["styles"], told["status"]) == (
         "messages",
         "at most once",
-        ["choreography"],
+        ["publish_subscribe", "publish_async_responses", "choreography"],
         "ready",
     )
     assert "keeps none" in told["not_possible"]["message_queue"]

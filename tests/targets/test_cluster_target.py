@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 
+import httpx
 import pytest
 import yaml
 
@@ -356,6 +357,13 @@ def test_names_are_those_of_the_status(kind, machine):
     assert machine.calls("kubectl rollout") == machine.calls("kubectl scale") == machine.calls("kubectl delete") == []
 
 
+def test_what_there_is_one_of_stays_one_pod(kind, machine):
+    machine.answer("helm get values", json.dumps({**VALUES, "services": {"payment": {"single": True}}}))
+    with pytest.raises(LabError, match="payment stays one pod"):
+        kind.scale("payment", 2)
+    assert machine.calls("kubectl scale") == []
+
+
 def test_restart_scale_and_kill_are_kubectls(kind, machine):
     kind.restart("orders", "payment")
     assert [call.split(" --")[0] for call in machine.calls("kubectl rollout")] == [
@@ -388,6 +396,28 @@ def test_logs_of_several_pods_carry_their_names(kind, machine):
     assert one.startswith("kubectl logs payment-b --tail=50")
     with pytest.raises(LabError, match="no process is called 'paymen': did you mean 'payment'"):
         list(kind.logs("paymen"))
+
+
+def test_admin_ports_are_brought_here_while_they_are_needed(kind, machine):
+    services = {"orders": {"module": "services.orders"}, "payment": {"module": "services.payment"}}
+    values = {**VALUES, "services": {**services, "spans": {"module": "lab.spans"}}}
+    machine.answer("helm get values", json.dumps(values))
+    with kind.admin_ports() as ports:
+        assert list(ports) == ["orders", "payment"]
+        for service, url in ports.items():
+            assert httpx.get(url, trust_env=False).text == service
+            (call,) = machine.calls(f"kubectl port-forward service/{service} ")
+            assert f" {url.rpartition(':')[2]}:admin --address 127.0.0.1" in call
+    for url in ports.values():
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url, trust_env=False)
+
+
+def test_an_admin_port_that_cannot_be_had_is_named_with_the_reason(kind, machine):
+    machine.answer("helm get values", json.dumps({**VALUES, "services": {"orders": {"module": "services.orders"}}}))
+    machine.answer("kubectl port-forward", err="error: unable to forward port because pod is not running", code=1)
+    with pytest.raises(LabError, match="orders cannot be asked: error: unable to forward"), kind.admin_ports():
+        pass
 
 
 def test_forward_brings_what_is_out_of_reach_until_ctrl_c(kind, machine, monkeypatch):

@@ -9,11 +9,14 @@ import yaml
 from lab.targets import LabError
 from lab.targets.local import elasticmq, jaeger, kafka, ours, postgres, prometheus, rabbitmq, redis
 from lab.targets.local.plan import Plan
-from lab.targets.local.ports import HOST, OFFSETS, Ports
+from lab.targets.local.ports import FAN_OUT, HOST, LOGS, OFFSETS, Ports
 from lab.targets.local.process import Process, Scrape
 from lab.targets.local.provision import Files
 from lab.targets.local.servers import ENTRIES, TRANSPORTS
 from lab.targets.local.target import HTTP_ADDRESSES, OTHER_ADDRESSES
+from services.domain.quotes import CARRIERS
+from services.transports import TRANSPORTS as OFFERED
+from services.transports import Port
 
 ERLANG = {"erlang": "/cache/erlang/bin"}
 
@@ -121,6 +124,28 @@ def test_service_environment_is_the_agreed_contract(plan):
     assert env["LAB_ORDERS_ADMIN_URL"] == "http://127.0.0.1:23100"
     assert env["LAB_SETTINGS_TOKEN"] == "token-1"
     assert env["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:23004"
+
+
+def test_who_is_reached_by_brokers_alone_listens_nowhere(plan):
+    """And knows no broker that it has no use for."""
+    plan.transports += ["kafka", "sqs", "redis_streams"]
+    carrier, ledger = (ours.service(plan, name) for name in ("carrier-swift", "ledger"))
+    assert carrier.argv[1:] == ("-m", "services.carrier", "swift")
+    assert carrier.ports == ("carrier-swift.admin",)
+    assert json.loads(carrier.env["LAB_LISTEN"]) == {}
+    assert carrier.env["LAB_TRANSPORTS"] == "rabbitmq,kafka,redis_streams"
+    assert carrier.env["LAB_DATABASE_URL"] == "sqlite:////state/data/carrier-swift.sqlite"
+    assert "LAB_SQS_URL" not in carrier.env
+    assert ledger.env["LAB_TRANSPORTS"] == "kafka,redis_streams"
+    assert not {"LAB_SQS_URL", "LAB_RABBITMQ_URL"} & set(ledger.env)
+
+
+def test_who_speaks_what_is_what_the_transports_offer():
+    """By the services' own table, which the fetching before an installation cannot import."""
+    can = {port: {t.name for t in OFFERED.values() if port in t.ports} for port in (Port.FAN_OUT, Port.LOG)}
+    assert set(FAN_OUT) == can[Port.FAN_OUT]
+    assert set(LOGS) == can[Port.LOG]
+    assert tuple(f"carrier-{name}" for name in CARRIERS) == ours.CARRIERS
 
 
 def test_orders_listens_at_the_front_door_only(plan):

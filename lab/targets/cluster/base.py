@@ -2,17 +2,17 @@
 
 import base64
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lab.targets import LabError, ProcessStatus, Progress, Status, TargetDownError, forget, remember
+from lab.targets import Ask, LabError, ProcessStatus, Progress, Status, TargetDownError, forget, remember
 from lab.targets.cluster import forward, tools
 from lab.targets.cluster.access import NAMESPACE, OURS, Access, Api
 from lab.targets.cluster.addresses import HERE, published, secret_name, transports
 from lab.targets.cluster.release import Release
 from lab.targets.cluster.waiting import wait
-from lab.targets.cluster.workloads import NAME, Workload, memory_bytes, read
+from lab.targets.cluster.workloads import NAME, Workload, asked, memory_bytes, read
 from lab.targets.local import paths
 from lab.targets.local.progress import quiet
 from lab.targets.local.state import StateDir
@@ -143,6 +143,8 @@ class ClusterTarget:
         """Run so many pods of a workload, and wait until they are ready."""
         with self._changing() as (access, workloads):
             workload = _named(workloads, name)
+            if replicas > 1 and self._release(access).values.get("services", {}).get(name, {}).get("single"):
+                raise LabError(f"{name} stays one pod: there is one of each carrier, and read models have one writer")
             command = ("scale", f"{workload.kind}/{name}", f"--replicas={replicas}")
             tools.run(*access.kubectl(*command))
             with access.api() as api:
@@ -186,6 +188,25 @@ class ClusterTarget:
         else:
             raise _unknown(name, pods) if pods else self._down()
         yield from tools.lines(access.kubectl("logs", *which, *options))
+
+    @contextmanager
+    def admin_ports(self) -> Iterator[Mapping[str, str]]:
+        """The services' admin ports, brought to ports of this machine while the block runs."""
+        access = self._access()
+        services = self._release(access).values.get("services", {})
+        with access.api() as api:
+            there = {each.name for each in self._installed(api)}  # one without any of its transports is not
+        names = [n for n, each in services.items() if n in there and str(each.get("module")).startswith("services.")]
+        with forward.brought(access, names, "admin") as urls:
+            yield urls
+
+    @contextmanager
+    def admins(self) -> Iterator[Ask]:
+        """The admin ports of the services' pods, through the API; one that is ending is left out."""
+        access = self._access()
+        with access.api() as api:
+            self._installed(api)
+            yield lambda path: asked(api, path)
 
     def forward(self, say: Callable[[str], None]) -> None:
         """Bring the addresses that are out of reach to this machine, until Ctrl-C."""

@@ -4,16 +4,19 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import IO
 from urllib.parse import urlsplit
 
+from lab.targets import LabError
 from lab.targets.cluster import tools
 from lab.targets.cluster.access import Access
 
 POLL_S = 0.5
 AGAIN_S = 2.0
 """From the end of a forward that broke to the next try."""
+READY_S = 20.0
 
 Forwards = Mapping[str, Sequence[tuple[int, str]]]
 """By service: a local port, and the name of the service's port behind it."""
@@ -51,6 +54,39 @@ def forward(access: Access, forwards: Forwards, say: Callable[[str], None]) -> N
         for tool, said in running.values():
             tools.end(tool)
             said.close()
+
+
+@contextmanager
+def brought(access: Access, services: Sequence[str], port: str) -> Iterator[dict[str, str]]:
+    """A port of each service as a URL on this machine, while the block runs. Raises LabError for one that cannot be
+    had."""
+    with ExitStack() as stack:
+        running = {}
+        for service in services:
+            tool, said = _start(access, service, [(_free_port(), port)])
+            stack.callback(said.close)
+            stack.callback(tools.end, tool)
+            running[service] = (tool, said)
+        yield {service: _there(service, *both) for service, both in running.items()}
+
+
+def _there(service: str, tool: "subprocess.Popen[str]", said: IO[str]) -> str:
+    """Its URL, once it listens: the command has its port."""
+    assert isinstance(tool.args, list)
+    local = next(word.partition(":")[0] for word in tool.args if word.partition(":")[0].isdecimal())
+    url = f"http://127.0.0.1:{local}"
+    deadline = time.monotonic() + READY_S
+    while not reachable(url):
+        if tool.poll() is not None or time.monotonic() > deadline:
+            said.seek(0)
+            raise LabError(f"{service} cannot be asked: {tools.gist(said.read()) or f'no answer in {READY_S:g} s'}")
+        time.sleep(0.05)
+    return url
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _start(access: Access, service: str, ports: Sequence[tuple[int, str]]) -> tuple["subprocess.Popen[str]", IO[str]]:

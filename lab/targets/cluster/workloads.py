@@ -8,6 +8,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
 from lab.targets import LabError
 from lab.targets.cluster.access import NAMESPACE, OURS, Api
 from lab.targets.local.process import reason_in
@@ -84,6 +86,25 @@ def memory_bytes(api: Api, nodes: set[str]) -> dict[str, int]:
                         container.get("memory", {}).get("rssBytes", 0) for container in pod.get("containers", [])
                     )
     return found
+
+
+def asked(api: Api, path: str) -> dict[str, Document | None]:
+    """What the admin port of each live pod of ours answers at a path, None where it does not; a pod that has no such
+    path is left out."""
+    found: dict[str, Document | None] = {}
+    for pod in api.namespaced("pods", **OURS):
+        if pod["metadata"].get("deletionTimestamp") or (port := _admin_port(pod)) is None:
+            continue
+        name = pod["metadata"]["name"]
+        answer = api.get(f"/api/v1/namespaces/{NAMESPACE}/pods/{name}:{port}/proxy{path}")
+        if answer.status_code != httpx.codes.NOT_FOUND:
+            found[name] = answer.json() if answer.is_success else None
+    return found
+
+
+def _admin_port(pod: Document) -> int | None:
+    ports = (port for container in pod["spec"]["containers"] for port in container.get("ports", []))
+    return next((port["containerPort"] for port in ports if port.get("name") == "admin"), None)
 
 
 def _wanted(document: Document) -> int:

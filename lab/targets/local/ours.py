@@ -4,10 +4,26 @@ import json
 
 from lab.targets.local import ice
 from lab.targets.local.plan import Plan
-from lab.targets.local.ports import HOST, PARTICIPANTS, RPC
+from lab.targets.local.ports import CARRIERS, FAN_OUT, HOST, LOGS, PARTICIPANTS, RPC
 from lab.targets.local.process import Probe, Process, Scrape
 
-SERVICES = ("orders", *PARTICIPANTS)
+CALLING = ("orders", *PARTICIPANTS)
+"""Those that call and are called."""
+SERVICES = (*CALLING, *CARRIERS, "ledger")
+SPEAKS = {**dict.fromkeys(CARRIERS, FAN_OUT), "ledger": LOGS}
+"""The transports of those that have a use for some only: a carrier is asked by fan-out, the ledger reads journals."""
+WHY_ONE = {
+    "orders": "the front door has one address",
+    **dict.fromkeys(CARRIERS, "of each carrier orders expects one answer"),
+    "ledger": "its read models have one writer",
+}
+SERVERS = {
+    "LAB_RABBITMQ_URL": ("rabbitmq",),
+    "LAB_KAFKA_BOOTSTRAP": ("kafka",),
+    "LAB_SQS_URL": ("sqs",),
+    "LAB_REDIS_URL": ("redis_streams", "redis_pubsub"),
+}
+"""Each broker's address, and the transports that need it."""
 OVER_HTTP = ("rest", "json_rpc", "avro_rpc")
 """Wires whose addresses are URLs."""
 
@@ -25,7 +41,8 @@ def service(plan: Plan, name: str, number: int = 1) -> Process:
     """
     ports = plan.ports
     process = name if number == 1 else f"{name}-{number}"
-    transports = plan.transports if number == 1 else [wire for wire in plan.transports if wire not in RPC]
+    own = SPEAKS.get(name)
+    transports = [wire for wire in plan.transports if (number == 1 or wire not in RPC) and (own is None or wire in own)]
     spoken = [transport for transport in transports if transport in RPC]
     listen = {"http": "front_door"} if name == "orders" else {rpc: f"{name}.{rpc}" for rpc in spoken}
     scheme = "https" if plan.tls else "http"
@@ -33,10 +50,12 @@ def service(plan: Plan, name: str, number: int = 1) -> Process:
         peer: {rpc: (f"{scheme}://" if rpc in OVER_HTTP else "") + ports.address(f"{peer}.{rpc}") for rpc in spoken}
         for peer in PARTICIPANTS
     }
+    servers = (plan.rabbitmq_url, ports.address("kafka"), ports.url("sqs"), plan.redis_url)
     admin = f"{process}.admin"
+    module, _, which = name.partition("-")
     return Process(
         name=process,
-        argv=(plan.python, "-m", f"services.{name}"),
+        argv=(plan.python, "-m", f"services.{module}", *filter(None, (which,))),
         cwd=str(plan.project),
         ports=(admin, *listen.values()),
         needs=("postgres",) if plan.database == "postgres" else (),
@@ -49,10 +68,11 @@ def service(plan: Plan, name: str, number: int = 1) -> Process:
             "LAB_PEERS": json.dumps(peers),
             "LAB_TRANSPORTS": ",".join(transports),
             "LAB_ABSENT": json.dumps(plan.absent),
-            "LAB_RABBITMQ_URL": plan.rabbitmq_url,
-            "LAB_KAFKA_BOOTSTRAP": ports.address("kafka"),
-            "LAB_SQS_URL": ports.url("sqs"),
-            "LAB_REDIS_URL": plan.redis_url,
+            **{
+                variable: address
+                for (variable, carries), address in zip(SERVERS.items(), servers, strict=True)
+                if own is None or set(carries) & set(own)
+            },
             "LAB_DATABASE_URL": plan.database_url(name),
             "LAB_ORDERS_ADMIN_URL": ports.url("orders.admin"),
             "LAB_SETTINGS_TOKEN": plan.credentials["settings_token"],

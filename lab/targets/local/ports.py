@@ -19,9 +19,12 @@ LOWEST, HIGHEST = 1024, 32767
 TRIED_BASES = range(22000, HIGHEST - BLOCK, BLOCK)
 
 PARTICIPANTS = ("inventory", "payment", "shipping", "notifications")
-SERVICES = ("orders", *PARTICIPANTS, "carrier", "ledger")
+CARRIERS = ("carrier-swift", "carrier-steady", "carrier-frugal")
+SERVICES = ("orders", *PARTICIPANTS, *CARRIERS, "ledger")
 MOST = 9  # processes of one participant: their number is the last digit of their admin port
 RPC = ("rest", "grpc", "json_rpc", "thrift", "avro_rpc", "ice")
+FAN_OUT = ("rabbitmq", "kafka", "redis_streams", "redis_pubsub")
+LOGS = ("kafka", "redis_streams")
 
 OFFSETS = {
     # what people open

@@ -108,7 +108,7 @@ def postgres(state_dir: Path, port: int, databases: Sequence[str] = ("lab",)) ->
 
 
 def main() -> None:
-    """Make the data folder if it is the first start, then become the server."""
+    """Make the data folder and the databases that are not there yet, then become the server."""
     data, port, *databases = sys.argv[1:]
     folder = Path(data)
     programs = Path(os.environ["LAB_POSTGRES_PROGRAMS"])
@@ -119,8 +119,7 @@ def main() -> None:
         prefix = _unprivileged(folder, programs)
     except LabError as error:
         sys.exit(str(error))
-    if not (folder / "ready").exists():
-        _create(folder, programs, prefix, databases)
+    _create(folder, programs, prefix, databases)
     server = [
         *(*prefix, str(programs / "postgres"), "-D", data),
         *(f"-clisten_addresses={HOST}", f"-cport={port}", *SETTINGS),
@@ -129,7 +128,23 @@ def main() -> None:
 
 
 def _create(folder: Path, programs: Path, prefix: Sequence[str], databases: Sequence[str]) -> None:
-    """initdb, and the databases, which the server's single-user mode makes without being reachable."""
+    """initdb, and the databases, which the server's single-user mode makes without being reachable. A folder of before
+    gets those that came since."""
+    ready = folder / "ready"
+    made = ready.read_text().split() if ready.exists() else []
+    if not ready.exists():
+        _initialise(folder, programs, prefix)
+    if missing := [name for name in databases if name not in made]:
+        subprocess.run(  # noqa: S603
+            [*prefix, str(programs / "postgres"), "--single", "-D", str(folder), *SETTINGS, "template1"],
+            input="".join(f'CREATE DATABASE "{name}";\n' for name in missing),
+            text=True,
+            check=True,
+        )
+        ready.write_text(" ".join([*made, *missing]))
+
+
+def _initialise(folder: Path, programs: Path, prefix: Sequence[str]) -> None:
     for left_behind in folder.iterdir():
         shutil.rmtree(left_behind) if left_behind.is_dir() else left_behind.unlink()
     password = folder.with_suffix(".password")
@@ -146,13 +161,6 @@ def _create(folder: Path, programs: Path, prefix: Sequence[str], databases: Sequ
         )
     finally:
         password.unlink()
-    subprocess.run(  # noqa: S603
-        [*prefix, str(programs / "postgres"), "--single", "-D", str(folder), *SETTINGS, "template1"],
-        input="".join(f"CREATE DATABASE {name};\n" for name in databases),
-        text=True,
-        check=True,
-    )
-    (folder / "ready").touch()
 
 
 def _unprivileged(folder: Path, programs: Path) -> list[str]:

@@ -18,17 +18,23 @@ from lab.targets.local.provision.tools import Job
 @dataclass(frozen=True)
 class Entry:
     """`transports` are those that cannot run without it. `default`: started when nothing is named. `most`: how many
-    there may be of it; `processes` then renders as many as the plan's `replicas` say, the first always the same."""
+    there may be of it; `processes` then renders as many as the plan's `replicas` say, the first always the same.
+    `why_one` is why there cannot be more."""
 
     processes: Callable[[Plan, Any], list[Process]]
     provide: Callable[[Job], Any] | None = None
     transports: tuple[str, ...] = ()
     default: bool = True
     most: int = 1
+    why_one: str = ""
 
 
 def _service(name: str) -> Entry:
-    return Entry(lambda plan, _: ours.services(plan, name), most=MOST if name in PARTICIPANTS else 1)
+    return Entry(
+        lambda plan, _: ours.services(plan, name),
+        most=MOST if name in PARTICIPANTS else 1,
+        why_one=ours.WHY_ONE.get(name, ""),
+    )
 
 
 ENTRIES: dict[str, Entry] = {

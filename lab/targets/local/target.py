@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from lab.targets import LabError, ProcessStatus, Progress, Status, TargetDownError, forget, remember
+from lab.targets import Ask, LabError, ProcessStatus, Progress, Status, TargetDownError, forget, remember
 from lab.targets.local import paths, prometheus
 from lab.targets.local.assembly import assemble, choose, planned
-from lab.targets.local.ours import SERVICES
+from lab.targets.local.ours import CALLING, SERVICES
 from lab.targets.local.plan import Plan
-from lab.targets.local.ports import DEFAULT_BASE, Ports, check_free
+from lab.targets.local.ports import DEFAULT_BASE, OFFSETS, Ports, check_free
 from lab.targets.local.process import Process
 from lab.targets.local.progress import quiet
 from lab.targets.local.servers import ENTRIES, TRANSPORTS, Entry
@@ -233,6 +234,32 @@ class LocalTarget:
                 self._dir.save(state)
         return self.status()
 
+    @contextmanager
+    def admin_ports(self) -> Iterator[Mapping[str, str]]:
+        """The admin ports of the services that were started, be they dead by now."""
+        state = self._running()
+        ports = Ports(state.port_base)
+        yield {name: ports.url(f"{name}.admin") for name in SERVICES if name in state.running}
+
+    @contextmanager
+    def admins(self) -> Iterator[Ask]:
+        """The services' admin ports; one that is dead does not answer."""
+        import httpx
+
+        state = self._running()
+        ports = Ports(state.port_base)
+        addresses = {name: ports.url(f"{name}.admin") for name in state.running if f"{name}.admin" in OFFSETS}
+        with httpx.Client(trust_env=False, timeout=5) as client:
+
+            def ask_one(url: str) -> dict[str, Any] | None:
+                try:
+                    answer = client.get(url)
+                except httpx.HTTPError:
+                    return None
+                return answer.json() if answer.is_success else None
+
+            yield lambda path: {name: ask_one(address + path) for name, address in addresses.items()}
+
     def forward(self, say: Callable[[str], None]) -> None:
         """Refused: there is nothing to bring nearer."""
         raise LabError("the local target's addresses are on this machine already (lab status)")
@@ -281,7 +308,10 @@ class LocalTarget:
         if name not in self._entries:
             raise LabError(unknown("process", name, several))
         if name not in several:
-            raise LabError(f"{name} stays one process on the local target: there can be more of {', '.join(several)}")
+            why = f", as {self._entries[name].why_one}" if self._entries[name].why_one else ""
+            raise LabError(
+                f"{name} stays one process on the local target{why}: there can be more of {', '.join(several)}"
+            )
         most = self._entries[name].most
         if not 1 <= replicas <= most:
             raise LabError(f"there are ports for 1 to {most} processes of {name}, not for {replicas}")
@@ -368,7 +398,7 @@ def _addresses(state: State) -> dict[str, str]:
 def _calls(processes: Sequence[ProcessStatus]) -> str:
     """A wire without a server is there while the services that it joins run."""
     running = {process.name for process in processes if process.pid is not None}
-    away = [name for name in SERVICES if name not in running]
+    away = [name for name in CALLING if name not in running]
     return f"absent: {', '.join(away)} not running" if away else "ready"
 
 
