@@ -7,7 +7,7 @@ export UV_NO_PROGRESS := 1
 endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo up down load kind-up kind-down k8s-up k8s-down image test test-fast test-local test-live test-cluster lint bench contracts dashboards docs lock
+.PHONY: help setup setup-test demo up down load chaos kind-up kind-down k8s-up k8s-down image test test-fast test-local test-live test-cluster matrix lint bench contracts dashboards docs lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,8 @@ down: setup ## stop it
 	$(BIN)/lab --target local down $(ARGS)
 load: setup ## drive load through whatever runs
 	$(BIN)/lab load $(ARGS)
+chaos: setup ## give each flow a bad day, and prove by the audit that nothing was lost or done twice
+	$(BIN)/lab chaos $(ARGS)
 kind-up: setup ## start the lab on Kubernetes in Docker (kind): cluster, image, chart
 	$(BIN)/lab --target kind up $(ARGS)
 kind-down: setup ## delete that cluster
@@ -41,7 +43,9 @@ test-fast: setup-test ## domain, styles over memory, conventions, renderings (ab
 test-local: setup-test ## the other tests that need no servers but our own
 	$(BIN)/pytest -m "not live and not cluster" $(addprefix --ignore=,$(FAST)) $(ARGS)
 test-live: setup-test ## the tests on real servers, which they start and stop
-	$(BIN)/pytest -m live $(ARGS)
+	$(BIN)/pytest -m "live and not matrix" $(ARGS)
+matrix: setup-test ## every style over every transport that can carry it, 20 orders each, on real servers (a few minutes)
+	$(BIN)/pytest -m matrix tests/live/test_matrix.py $(ARGS)
 test-cluster: setup-test ## the tests on Kubernetes: the cluster of KUBECONFIG, or with LAB_TEST_KIND=1 one of their own
 	$(BIN)/pytest -m cluster $(ARGS)
 lint: setup-test ## ruff, mypy and the import contracts

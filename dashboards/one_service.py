@@ -10,8 +10,10 @@ from services.telemetry import conventions as c
 
 JOB = 'job="$service"'
 OWN = f'{c.LABEL_SERVICE}="$service"'
-ORDERS_HAS_NONE = ("orders", "it has no effects of its own, and remembers no answers")
-NOT_ORDERS = ("orders", "only a participant answers gRPC")
+NO_EFFECTS = ("orders|carrier-.*|ledger", "only a participant has effects of its own")
+NOT_CALLED = ("orders|carrier-.*|ledger", "only a participant answers gRPC")
+BY_BROKER = ("carrier-.*|ledger", "it is reached by brokers alone")
+LISTENS = ("ledger", "it only listens")
 NOTHING_WRONG = "nothing came that made no sense"
 HEARD = f"{c.LABEL_SYSTEM}, {c.LABEL_DESTINATION}"
 BY_SENDER = f"{c.LABEL_SYSTEM}, {c.LABEL_SOURCE}"
@@ -65,7 +67,7 @@ WORK = Row(
         "Effects are what a participant has really done, each once per order. Not repeated is what came again and was "
         "answered from memory: after a crash, a redelivery or a retry.",
         "suffix: /s",
-        Query(total(c.METRIC_EFFECTS, OWN, c.LABEL_ACTION), "{{action}}", some=ORDERS_HAS_NONE),
+        Query(total(c.METRIC_EFFECTS, OWN, c.LABEL_ACTION), "{{action}}", some=NO_EFFECTS),
         Query(total(c.METRIC_DUPLICATES, OWN), "not repeated", zero="nothing came twice"),
     ),
     third(
@@ -76,7 +78,7 @@ WORK = Row(
             quantile(0.95, c.METRIC_RPC_SERVER_DURATION, OWN, c.LABEL_RPC_METHOD),
             "{{rpc_method}}",
             exemplars=True,
-            some=NOT_ORDERS,
+            some=NOT_CALLED,
         ),
     ),
     third(
@@ -87,6 +89,7 @@ WORK = Row(
             quantile(0.95, foreign.HTTP_SERVER_DURATION, JOB, "http_request_method, http_route"),
             "{{http_request_method}} {{http_route}}",
             exemplars=True,
+            some=BY_BROKER,
         ),
     ),
 )
@@ -120,7 +123,7 @@ TALK = Row(
         "Messages sent",
         "By where they went. Nothing is sent that its broker has not confirmed.",
         "suffix: /s",
-        Query(total(c.METRIC_SENT_MESSAGES, OWN, HEARD), HEARD_LEGEND),
+        Query(total(c.METRIC_SENT_MESSAGES, OWN, HEARD), HEARD_LEGEND, some=LISTENS),
     ),
     talk(
         "What failed",

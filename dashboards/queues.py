@@ -14,6 +14,7 @@ QUEUE = 'queue=~"$service[.]$destination"'
 BY_EDGE = f"{c.LABEL_SYSTEM}, {c.LABEL_SOURCE}, {c.LABEL_SERVICE}"
 BY_SERVICE = f"{c.LABEL_SYSTEM}, {c.LABEL_SERVICE}"
 EDGE_LEGEND = "{{messaging_system}}: {{source}} to {{service}}"
+NO_JOURNAL = ("ledger|.*[.]journal", "a journal is a log, which RabbitMQ has none of")
 A_LOG = ("rabbitmq|aws_sqs|redis|redis_pubsub", "only a log has a lag; the depth of its queues is RabbitMQ's")
 
 WAITING = Row(
@@ -57,8 +58,8 @@ HOW_MANY = Row(
         "Messages that no consumer has yet (ready) and that one has and did not settle (unacked, at most its "
         "prefetch). Steady unacked is work; rising ready is a queue.",
         "short",
-        Query(f"sum by (queue) ({foreign.QUEUE_READY}{{{QUEUE}}})", "ready {{queue}}"),
-        Query(f"sum by (queue) ({foreign.QUEUE_UNACKED}{{{QUEUE}}})", "unacked {{queue}}"),
+        Query(f"sum by (queue) ({foreign.QUEUE_READY}{{{QUEUE}}})", "ready {{queue}}", some=NO_JOURNAL),
+        Query(f"sum by (queue) ({foreign.QUEUE_UNACKED}{{{QUEUE}}})", "unacked {{queue}}", some=NO_JOURNAL),
     ),
     graph(
         "Kafka: lag",
@@ -71,7 +72,7 @@ HOW_MANY = Row(
         "RabbitMQ: consumers",
         "Who reads each queue. At 0 its messages wait for somebody to come back: see the alert QueueNotRead.",
         "short",
-        Query(f"sum by (queue) ({foreign.QUEUE_CONSUMERS}{{{QUEUE}}})", "{{queue}}"),
+        Query(f"sum by (queue) ({foreign.QUEUE_CONSUMERS}{{{QUEUE}}})", "{{queue}}", some=NO_JOURNAL),
     ),
     graph(
         "Outbox: waiting, and for how long",
@@ -146,10 +147,44 @@ HANDLING = Row(
     ),
 )
 
+ANSWERS = Row(
+    "Questions and answers by message",
+    graph(
+        "Answers that nobody waits for",
+        "Late: the conversation had gone on, as of a quote behind its deadline. Twice: it was heard before. Nobody: "
+        "its order is unknown. None changes anything; many that are late mean a deadline that is too short.",
+        "suffix: /s",
+        Query(
+            total(c.METRIC_UNEXPECTED_REPLIES, by=f"{BY_FLOW}, {c.LABEL_REPLY}"),
+            f"{{{{{c.LABEL_REPLY}}}}} {FLOW_LEGEND}",
+            zero="every answer was waited for",
+        ),
+        width=8,
+    ),
+    graph(
+        "Requests sent again",
+        "Requests by message whose answer was overdue. Asking again does nothing twice; it says that somebody is away "
+        "or slow.",
+        "suffix: /s",
+        Query(
+            total(c.METRIC_REQUESTS_REPEATED, by=BY_READER),
+            f"{{{{{c.LABEL_SYSTEM}}}}}: {{{{{c.LABEL_SERVICE}}}}} asks {{{{{c.LABEL_DESTINATION}}}}}",
+            zero="every answer came in time",
+        ),
+        width=8,
+    ),
+    graph(
+        "Read models: how far behind",
+        "From when an event was made until it is in the ledger's read models. Who reads one reads the past: this old.",
+        "s",
+        *quantiles(c.METRIC_PROJECTION_DELAY, f"{{{{{c.LABEL_STYLE}}}}}", by=c.LABEL_STYLE),
+        width=8,
+    ),
+)
 BOARD = Board(
     "queues",
     "Queues",
     "Where do messages wait, for how long, how many are they, and which of them will never be handled?",
-    (WAITING, HOW_MANY, HANDLING),
+    (WAITING, HOW_MANY, HANDLING, ANSWERS),
     (SYSTEM, SERVICE, DESTINATION),
 )

@@ -2,15 +2,18 @@
 
 from dashboards import foreign
 from dashboards.panels import SERVICE, Board, Query, Row, graph
-from dashboards.promql import count, quantile
+from dashboards.promql import count, quantile, total
 from services.telemetry import conventions as c
 
 GRPC = f'{c.LABEL_SERVICE}=~"$service"'
+CALLER = GRPC
 HTTP = 'job=~"$service"'
 BY_METHOD = f"{c.LABEL_RPC_SYSTEM}, {c.LABEL_RPC_METHOD}"
 METHOD_LEGEND = "{{rpc_system_name}} {{rpc_method}}"
+PEER_LEGEND = f"{{{{{c.LABEL_SERVICE}}}}} calls {{{{{c.LABEL_PEER}}}}}"
 ROUTE_LEGEND = "{{job}} {{http_request_method}} {{http_route}}"
-ONLY_CALLS = ("orders", "it calls and is not called")
+ONLY_CALLS = ("orders|carrier-.*|ledger", "only a participant is called over a wire for calls")
+BY_BROKER = ("carrier-.*|ledger", "it is reached by brokers alone")
 ONLY_ANSWERS = ("(?!orders$).*", "a participant is called and does not call")
 OK = "no call has failed"
 NOT_2XX = 'http_response_status_code!~"2.."'
@@ -70,6 +73,7 @@ HTTP_ROW = Row(
         Query(
             count(foreign.HTTP_SERVER_DURATION, HTTP, "job, http_request_method, http_route"),
             ROUTE_LEGEND,
+            some=BY_BROKER,
         ),
         width=8,
     ),
@@ -81,6 +85,7 @@ HTTP_ROW = Row(
             quantile(0.95, foreign.HTTP_SERVER_DURATION, HTTP, "job, http_request_method, http_route"),
             ROUTE_LEGEND,
             exemplars=True,
+            some=BY_BROKER,
         ),
         width=8,
     ),
@@ -91,6 +96,7 @@ HTTP_ROW = Row(
         Query(
             count(foreign.HTTP_SERVER_DURATION, HTTP, "job, http_response_status_code"),
             "{{job}} {{http_response_status_code}}",
+            some=BY_BROKER,
         ),
         width=8,
         stacked=True,
@@ -118,10 +124,47 @@ HTTP_ROW = Row(
     ),
 )
 
+GUARD_ROW = Row(
+    "When the other side is away: retries, budget, breaker",
+    graph(
+        "Calls made again",
+        "A second attempt is harmless, as participants remember. All attempts together are what the other side has to "
+        "bear: retries of many callers keep down who was about to stand up.",
+        "suffix: /s",
+        Query(total(c.METRIC_RPC_RETRIES, CALLER, f"{c.LABEL_SERVICE}, {c.LABEL_PEER}"), PEER_LEGEND, zero=OK),
+        width=8,
+    ),
+    graph(
+        "Calls not made",
+        "Circuit open: the breaker spares the other side and the caller the wait. Retry budget: too many of the calls "
+        "were second attempts. Deadline: nobody would wait for the answer any more.",
+        "suffix: /s",
+        Query(
+            total(c.METRIC_RPC_REJECTED, CALLER, f"{c.LABEL_SERVICE}, {c.LABEL_PEER}, {c.LABEL_REASON}"),
+            f"{{{{{c.LABEL_REASON}}}}}: {PEER_LEGEND}",
+            zero=OK,
+        ),
+        width=8,
+    ),
+    graph(
+        "Circuit breakers",
+        "0 is closed: calls are made. 2 is open: they fail at once. 1 is half open: one call tries. Each process has "
+        "its own; shown is the worst.",
+        "short",
+        Query(
+            f"max by ({c.LABEL_SERVICE}, {c.LABEL_PEER}, {c.LABEL_TRANSPORT}) "
+            f"({c.METRIC_RPC_BREAKER_STATE}{{{CALLER}}})",
+            f"{PEER_LEGEND} over {{{{{c.LABEL_TRANSPORT}}}}}",
+            zero="off, or nothing was called yet",
+        ),
+        width=8,
+        warn=1,
+    ),
+)
 BOARD = Board(
     "rpc",
     "RPC",
     "Who calls whom, how long do callers wait, and how much of that is work?",
-    (GRPC_ROW, HTTP_ROW),
+    (GRPC_ROW, HTTP_ROW, GUARD_ROW),
     (SERVICE,),
 )

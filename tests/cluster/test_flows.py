@@ -35,14 +35,16 @@ def test_an_order_has_the_traces_spans_and_links_that_it_has_locally(
 
 def test_jaeger_has_the_traces_of_every_flow(kube: Kube) -> None:
     """What `helm test` does: an order through each flow, found again in Jaeger."""
-    told = kube.run("helm", "test", "antiphon", "--namespace", NAMESPACE, "--timeout", "3m").stdout
+    told = kube.run("helm", "test", "antiphon", "--namespace", NAMESPACE, "--timeout", "5m").stdout
     assert "Phase:          Succeeded" in told
 
 
+@pytest.mark.timeout(600)
 def test_make_load_drives_every_flow_and_compares_them(
     lab: ClusterLab, kube: Kube, environment: Mapping[str, str]
 ) -> None:
-    make("load", dict(environment), "ARGS=--profile smoke --json")
+    flows = " ".join(f"--flow {style}/{transport}" for style, transport in FIGURES)
+    make("load", dict(environment), f"ARGS=--profile smoke --json {flows}")
     done = subprocess.run(
         [".venv/bin/lab", "compare", "--json"],
         env=dict(environment),

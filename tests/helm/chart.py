@@ -17,6 +17,9 @@ PROFILES = ("mini", "std", "full")
 KUBERNETES = "1.34.0"
 NO_HELM = "helm is not on PATH: it is one program, got as https://helm.sh/docs/intro/install says"
 SERVICES = ("orders", "inventory", "payment", "shipping", "notifications")
+CARRIERS = ("carrier-swift", "carrier-steady", "carrier-frugal")
+EVERYBODY = (*SERVICES, *CARRIERS, "ledger")
+"""With those who are reached by brokers alone."""
 
 Manifest = dict[str, Any]
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as quick, where libyaml is

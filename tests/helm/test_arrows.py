@@ -47,7 +47,7 @@ def needed(objects: tuple[Manifest, ...]) -> set[Arrow]:
         }
         for text in told:
             found |= {
-                (label, host, int(port)) for host, port in re.findall(r"names: \[([a-z]+)-pods\].*port: (\d+)", text)
+                (label, host, int(port)) for host, port in re.findall(r"names: \[([a-z-]+)-pods\].*port: (\d+)", text)
             }
     return found
 

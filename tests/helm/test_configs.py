@@ -22,7 +22,7 @@ from lab.targets.local.progress import quiet
 from lab.targets.local.provision import debian, golang
 from lab.targets.local.provision.tools import Job
 from services.telemetry import conventions
-from tests.helm.chart import CHART, SERVICES, common, environment, files, helm, of, pods, render
+from tests.helm.chart import CHART, EVERYBODY, common, environment, files, helm, of, pods, render
 
 COLLECTOR = "/etc/otel-collector/config.yaml"
 JAEGER = "/etc/jaeger/config.yaml"
@@ -145,7 +145,7 @@ def test_prometheus_has_the_jobs_of_the_local_target() -> None:
     config = yaml.safe_load(files(render(), "prometheus")[PROMETHEUS])
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     local = {"spans", "rabbitmq", "rabbitmq-queues", "jaeger", "spanmetrics", "prometheus"}
-    assert set(jobs) == {*SERVICES, *local, "otel-collector", "grafana"}
+    assert set(jobs) == {*EVERYBODY, *local, "otel-collector", "grafana"}
     assert jobs["payment"]["dns_sd_configs"][0]["names"] == ["payment-pods"]
     assert jobs["rabbitmq-queues"]["params"] == {"family": list(rabbitmq.DETAILS)}
     assert [name for name, job in jobs.items() if job.get("honor_labels")] == ["spanmetrics"]
@@ -383,7 +383,7 @@ def test_amazons_queues_need_keys_and_a_region() -> None:
 def test_the_databases_are_the_services() -> None:
     """Made, where they are missing, at every start."""
     script = files(render(), "postgres")["/etc/antiphon/databases.sh"]
-    assert f"'{','.join(sorted(SERVICES))}'" in script
+    assert f"'{','.join(sorted(EVERYBODY))}'" in script
 
 
 def test_one_versions_file_for_both_targets() -> None:

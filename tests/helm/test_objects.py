@@ -5,19 +5,25 @@ import json
 import re
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
 from packaging.version import Version
 
+from lab.targets.local import ours
+from lab.targets.local.plan import Plan
+from lab.targets.local.ports import Ports
+from lab.targets.local.state import CREDENTIALS
 from tests.docs.tree import read
-from tests.helm.chart import CHART, PROFILES, SERVICES, containers, environment, files, of, pods, render
+from tests.helm.chart import CARRIERS, CHART, EVERYBODY, PROFILES, containers, environment, files, of, pods, render
 
 ALL = ("networkPolicies.enabled=true", "load.enabled=true")
 VERSIONS = sorted(set(kubernetes_validate.utils.all_versions()), key=Version)[-2:]
 UNITS = {"Mi": 1, "Gi": 1024}
-LIMITS_MIB = {"mini": 1536, "std": 4096, "full": 4096}
+CREDENTIALS_OF_NONE = dict.fromkeys(CREDENTIALS, "")
+LIMITS_MIB = {"mini": 1792, "std": 4096, "full": 4096}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -96,7 +102,7 @@ def test_what_runs_long_is_probed(profile: str) -> None:
 
 def test_our_own_are_probed_on_their_admin_port() -> None:
     """Readiness has reasons; liveness has none but that it answers."""
-    for name in SERVICES:
+    for name in EVERYBODY:
         container = pods(render())[name]["containers"][0]
         assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "admin"}
         assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "admin"}
@@ -147,15 +153,8 @@ def test_a_variable_is_set_before_it_is_used() -> None:
 
 def test_the_services_are_told_what_the_local_target_tells() -> None:
     """The same variables, so that a new one cannot be forgotten on one side."""
-    from pathlib import Path
-
-    from lab.targets.local import ours
-    from lab.targets.local.plan import Plan
-    from lab.targets.local.ports import Ports
-    from lab.targets.local.state import CREDENTIALS
-
-    plan = Plan(Path("/state"), Ports(), dict.fromkeys(CREDENTIALS, ""), transports=["rest", "grpc"])
-    for name in SERVICES:
+    plan = Plan(Path("/state"), Ports(), CREDENTIALS_OF_NONE, transports=["rest", "grpc"])
+    for name in EVERYBODY:
         container = pods(render())[name]["containers"][0]
         told = {each["name"] for each in container["env"] if each["name"].startswith(("LAB_", "OTEL_"))}
         assert told == set(ours.service(plan, name).env)
@@ -176,6 +175,26 @@ def test_a_services_environment() -> None:
     assert json.loads(env["LAB_LISTEN"]) == wires
     assert set(env["LAB_TRANSPORTS"].split(",")) >= {*wires, "kafka", "rabbitmq", "redis_streams", "redis_pubsub"}
     assert env["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector:4318"
+
+
+def test_who_has_a_use_for_some_transports_speaks_those_alone() -> None:
+    """A carrier is asked by a broker that gives each of them a copy, and the ledger reads logs; they know no other
+    broker's address, and where none of theirs runs they are not there."""
+    objects = render()
+    for name in (*CARRIERS, "ledger"):
+        env = environment(objects, name)
+        assert tuple(sorted(env["LAB_TRANSPORTS"].split(","))) == tuple(sorted(ours.SPEAKS[name]))
+        assert json.loads(env["LAB_LISTEN"]) == {}
+        assert "LAB_SQS_URL" not in env
+        command = pods(objects)[name]["containers"][0]["command"]
+        assert command[1:] == list(ours.service(Plan(Path("/state"), Ports(), CREDENTIALS_OF_NONE), name).argv[1:])
+        (deployment,) = [each for each in objects if each["kind"] == "Deployment" and each["metadata"]["name"] == name]
+        assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    mini = render(*ALL, profile="mini")
+    assert set(CARRIERS) < set(pods(mini))
+    assert environment(mini, "carrier-swift")["LAB_TRANSPORTS"] == "rabbitmq"
+    assert not [each["metadata"]["name"] for each in mini if "ledger" in each["metadata"]["name"]]
+    assert "ledger" not in files(mini, "prometheus")["/etc/prometheus/prometheus.yml"]
 
 
 def test_a_transport_that_does_not_run_says_why() -> None:

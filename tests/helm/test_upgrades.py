@@ -9,17 +9,19 @@ import yaml
 
 from tests.docs.tree import ROOT
 from tests.helm.api_server import api_server
-from tests.helm.chart import CHART, SERVICES, common, helm, of, render, templates
+from tests.helm.chart import CARRIERS, CHART, EVERYBODY, SERVICES, common, helm, of, render, templates
 
 # what is changed, and whose pods are made anew
 TOUCHED = [
-    ("image.tag=other", {*SERVICES, "spans"}),
+    ("image.tag=other", {*EVERYBODY, "spans"}),
     ("services.payment.env.LAB_MAX_IN_FLIGHT=4", {"payment"}),
     ("services.payment.resources.limits.memory=1Gi", {"payment"}),
     ("services.payment.replicas=3", set()),
-    ("env.LAB_MAX_IN_FLIGHT=4", {*SERVICES, "spans"}),
-    ("transports.kafka.enabled=false", set(SERVICES)),
+    ("env.LAB_MAX_IN_FLIGHT=4", {*EVERYBODY, "spans"}),
+    ("transports.kafka.enabled=false", set(EVERYBODY)),
+    ("transports.rabbitmq.enabled=false", {*SERVICES, *CARRIERS, "ledger"}),
     ("transports.grpc.port=50052", set(SERVICES)),
+    ("services.carrier-frugal.args={swift}", {"carrier-frugal"}),
     ("backends.kafka.settings.heapMiB=512", {"kafka"}),
     ("backends.kafka.image.tag=4.4.0", {"kafka"}),
     ("backends.rabbitmq.settings.memoryWatermarkMiB=128", {"rabbitmq"}),

@@ -8,6 +8,21 @@ from lab.targets.local.ports import free_block
 from lab.targets.local.target import LocalTarget
 from tests.live.lab import RealLab
 
+MATRIX = pytest.StashKey[list[tuple[str, str, int, int, float, float]]]()
+"""What each flow of the matrix came to: style, transport, completed, rejected, ms to the answer, ms to the end."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    rows = terminalreporter.config.stash.get(MATRIX, [])
+    if rows:
+        terminalreporter.section("every style over every transport")
+        head = ("style", "transport", "completed", "rejected", "answer p50 ms", "end p50 ms")
+        cells = [head, *((*row[:4], *(f"{each:.0f}" for each in row[4:])) for row in rows)]
+        widths = [max(len(str(row[column])) for row in cells) for column in range(len(head))]
+        for style, transport, *figures in cells:
+            right = "  ".join(f"{figure:>{width}}" for figure, width in zip(figures, widths[2:], strict=True))
+            terminalreporter.write_line(f"{style:<{widths[0]}}  {transport:<{widths[1]}}  {right}")
+
 
 @pytest.fixture(scope="session")
 def real_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:

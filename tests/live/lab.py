@@ -1,5 +1,7 @@
 """The lab of the live tests: processes of this machine."""
 
+import re
+
 import httpx
 
 from lab.targets.local.ports import Ports
@@ -16,7 +18,8 @@ class RealLab(Lab[LocalTarget]):
     def admin(self, service: str) -> list[str]:
         """The first process of a service, then those that scaling added."""
         running = StateDir(self.target.state_dir).load().running
-        return [self.ports.url(f"{name}.admin") for name in sorted(running) if name.partition("-")[0] == service]
+        own = re.compile(rf"{service}(-\d+)?")
+        return [self.ports.url(f"{name}.admin") for name in sorted(running) if own.fullmatch(name)]
 
     @property
     def jaeger_metrics(self) -> str:

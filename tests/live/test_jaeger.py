@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import ASYNCHRONOUS, AT_MOST_ONCE, PARTICIPANTS, SERVICES, SYNCHRONOUS, eventually
+from tests.lab import AT_MOST_ONCE, CHAINS, PARTICIPANTS, SERVICES, SYNCHRONOUS, eventually
 from tests.live.lab import RealLab
 
 pytestmark = pytest.mark.live
@@ -112,7 +112,7 @@ def test_a_call_is_one_trace_with_every_participant_under_orders(lab: RealLab, s
             assert above[-1]["operationName"] == "POST /orders"
 
 
-@pytest.mark.parametrize(("style", "transport"), [*ASYNCHRONOUS, *AT_MOST_ONCE])
+@pytest.mark.parametrize(("style", "transport"), [*CHAINS, *AT_MOST_ONCE])
 def test_in_shape_both_events_are_one_trace_with_a_link_on_each_process_span(
     lab: RealLab, style: str, transport: str
 ) -> None:
@@ -131,7 +131,7 @@ def test_in_shape_both_events_are_one_trace_with_a_link_on_each_process_span(
     assert not [span for span in trace.spans if span["references"] and trace.parent(span) is None], "orphans"
 
 
-@pytest.mark.parametrize(("style", "transport"), [*ASYNCHRONOUS, *AT_MOST_ONCE])
+@pytest.mark.parametrize(("style", "transport"), [*CHAINS, *AT_MOST_ONCE])
 def test_in_shape_link_each_hop_is_a_trace_linked_to_the_one_before(lab: RealLab, style: str, transport: str) -> None:
     lab.put_settings({"trace.shape": "link"})
     order = lab.finished(style, transport)

@@ -52,7 +52,7 @@ def _gone(pid: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, "carrier-swift", "ledger"])
 async def test_a_service_that_is_told_to_stop_finishes_and_loses_no_span(
     lab: RealLab, tmp_path: Path, service: str
 ) -> None:

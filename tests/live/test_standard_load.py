@@ -10,7 +10,7 @@ from lab.load import run_load
 from load.plan import Flow
 from load.profiles import profile_named
 from load.shapes import steady
-from tests.lab import FIGURES, SERVICES, eventually
+from tests.lab import EVERYBODY, FIGURES, eventually
 from tests.live.lab import RealLab
 from tests.telemetry.walker import problems
 
@@ -56,7 +56,7 @@ def quiet(lab: RealLab) -> tuple[int, int]:
 
     def exported() -> bool:
         names = ("otel_sdk_span_started_total", "lab_spans_ended_total", "lab_spans_exported_total")
-        counts = [sum(lab.service_metric(service, name) for service in SERVICES) for name in names]
+        counts = [sum(lab.service_metric(service, name) for service in EVERYBODY) for name in names]
         return len(set(counts)) == 1 and not any(each["queued_payloads"] for each in lab.store("/stats")["forward"])
 
     eventually(lambda: exported() or None, "every span that was started has ended, was exported and passed on")
@@ -70,9 +70,9 @@ def assert_no_span_lost(lab: RealLab, before: tuple[int, int]) -> None:
     given up."""
     stored, accepted = quiet(lab)
     assert stored - before[0] == accepted - before[1] > 0
-    assert sum(lab.service_metric(s, "lab_spans_exported_total", error_type="given_up") for s in SERVICES) == 0
+    assert sum(lab.service_metric(s, "lab_spans_exported_total", error_type="given_up") for s in EVERYBODY) == 0
     dropped = "otel_sdk_processor_span_processed_total"
-    assert sum(lab.service_metric(s, dropped, error_type="queue_full") for s in SERVICES) == 0
+    assert sum(lab.service_metric(s, dropped, error_type="queue_full") for s in EVERYBODY) == 0
     jaeger = lab.jaeger_metrics
     for name in ("otelcol_receiver_refused_spans_total", "otelcol_exporter_send_failed_spans_total"):
         assert lab.metric(jaeger, name) == 0

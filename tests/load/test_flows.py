@@ -25,6 +25,35 @@ def test_flows_are_what_is_ready(address: str) -> None:
     ]
 
 
+def test_a_flow_of_several_ports_is_named_with_commas(address: str) -> None:
+    """Whatever combination is asked for, and it can be part of a file's name."""
+    flow = Flow.parse("both/queue,memory")
+    FrontDoor(address).check([flow])
+    assert flow == Flow("both", "queue,memory")
+    assert flow.slug == "both-queue+memory"
+    with pytest.raises(FrontDoorError, match="both over memory,absent_one cannot run: absent_one: absent: no server"):
+        FrontDoor(address).check([Flow.parse("both/memory,absent_one")])
+
+
+def test_a_style_of_several_ports_is_loaded_over_its_default_combination() -> None:
+    """As the front door lists it, which has every choice beside it; none where one of its ports has no transport."""
+    hybrid = {
+        "name": "hybrid",
+        "ports": ["rpc", "broker with queues", "log"],
+        "choices": [["rest", "grpc"], ["q"], ["l"]],
+    }
+    app = FastAPI()
+    styles = [
+        {**hybrid, "default": "grpc,q,l", "transports": ["grpc,q,l"]},
+        {**hybrid, "name": "half", "default": "grpc,q,l", "transports": ["grpc,q,gone"]},
+    ]
+    app.get("/styles")(lambda: styles)
+    ready = dict.fromkeys(("rest", "grpc", "q", "l"), "ready")
+    app.get("/transports")(lambda: [{"name": n, "status": s} for n, s in {**ready, "gone": "not ready: x"}.items()])
+    with serve(app) as address:
+        assert FrontDoor(address).flows() == [Flow("hybrid", "grpc,q,l")]
+
+
 def test_nothing_ready_is_said() -> None:
     """An empty lab is no success."""
     app = FastAPI()

@@ -39,7 +39,17 @@
 {{- $service := index $root.Values.services $name -}}
 {{- $env := dict "HOME" "/tmp" -}}
 {{- if hasPrefix "services." $service.module -}}
-{{- $running := include "antiphon.transports" $root | fromJson -}}
+{{- $all := include "antiphon.transports" $root | fromJson -}}
+{{- $running := $all -}}
+{{- $foreign := list -}}
+{{- if $service.transports -}}
+{{- $running = dict -}}
+{{- range $transport, $its := $all -}}
+{{- if has $transport $service.transports }}{{ $_ := set $running $transport $its }}
+{{- else }}{{ $foreign = append $foreign ($its.backend | default "") }}{{ end -}}
+{{- end -}}
+{{- range $running }}{{ $foreign = without $foreign (.backend | default "") }}{{ end -}}
+{{- end -}}
 {{- $listen := dict -}}
 {{- range $port, $number := $service.listen }}{{ $_ := set $listen $port (int $number) }}{{ end -}}
 {{- $peers := dict -}}
@@ -62,7 +72,7 @@
 {{- range $transport, $its := $root.Values.transports -}}
 {{- if not $its.enabled -}}
 {{- $_ := set $absent $transport (printf "it is switched off here (transports.%s.enabled)" $transport) -}}
-{{- else if not (hasKey $running $transport) -}}
+{{- else if not (hasKey $all $transport) -}}
 {{- $_ := set $absent $transport (printf "there is no %s here (backends.%s.enabled)" $its.backend $its.backend) -}}
 {{- end -}}
 {{- end -}}
@@ -84,7 +94,7 @@
 {{- fail "backends.postgres: the services need a database: set enabled, or external" -}}
 {{- end -}}
 {{- range $backend, $its := $root.Values.backends -}}
-{{- if include "antiphon.used" (list $root $backend) }}{{ $env = mergeOverwrite $env ($its.clientEnv | default dict) }}{{ end -}}
+{{- if and (include "antiphon.used" (list $root $backend)) (not (has $backend $foreign)) }}{{ $env = mergeOverwrite $env ($its.clientEnv | default dict) }}{{ end -}}
 {{- end -}}
 {{- end -}}
 {{- toJson (mergeOverwrite $env ($root.Values.env | default dict) ($service.env | default dict)) -}}

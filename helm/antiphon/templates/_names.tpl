@@ -58,11 +58,20 @@ helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
 {{- end -}}
 {{- end }}
 
-{{/* (root, name): "true" where the chart runs it. */}}
+{{/* (root, name): "true" where the chart runs it. A service with a use for some transports only needs one of them. */}}
 {{- define "antiphon.runs" -}}
 {{- $values := (index . 0).Values -}}
 {{- $name := index . 1 -}}
-{{- if hasKey $values.services $name -}}true
+{{- if hasKey $values.services $name -}}
+{{- $wanted := (index $values.services $name).transports -}}
+{{- $running := include "antiphon.transports" (index . 0) | fromJson -}}
+{{- $spoken := dict -}}
+{{- range $transport := $wanted -}}
+{{- if hasKey $running $transport }}{{ $_ := set $spoken $transport true }}
+{{- else if not (hasKey $values.transports $transport) -}}
+{{- fail (printf "services.%s.transports: there is no %s in transports" $name $transport) }}{{ end -}}
+{{- end -}}
+{{- if or (not $wanted) $spoken -}}true{{- end -}}
 {{- else -}}
 {{- with index $values.backends $name -}}
 {{- if and .enabled (not .external) -}}true{{- end -}}
