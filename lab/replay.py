@@ -159,7 +159,7 @@ def show(result: Mapping[str, Any], told: Mapping[str, str], console: Console) -
     console.print(f"orders: {found or 'none'}", highlight=False)
     for proof in result["proofs"]:
         for key, both in proof["differences"].items():
-            console.print(f"{proof['name']}: {key}: kept {both['kept']}, replayed {both['replayed']}")
+            console.print(f"{proof['name']}: {key}: kept {both['kept']}, replayed {both['replayed']}", soft_wrap=True)
     for order_id, (replayed, said) in differing(result["orders"], told).items():
         console.print(f"order {order_id}: replayed {replayed}, orders says {said}", style="red")
     for order_id in missing(result["orders"], told):
