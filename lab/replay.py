@@ -161,9 +161,9 @@ def show(result: Mapping[str, Any], told: Mapping[str, str], console: Console) -
         for key, both in proof["differences"].items():
             console.print(f"{proof['name']}: {key}: kept {both['kept']}, replayed {both['replayed']}", soft_wrap=True)
     for order_id, (replayed, said) in differing(result["orders"], told).items():
-        console.print(f"order {order_id}: replayed {replayed}, orders says {said}", style="red")
+        console.print(f"order {order_id}: replayed {replayed}, orders says {said}", style="red", soft_wrap=True)
     for order_id in missing(result["orders"], told):
-        console.print(f"order {order_id}: completed, and no journal knows it", style="red")
+        console.print(f"order {order_id}: completed, and no journal knows it", style="red", soft_wrap=True)
     if told and proved(result, told):
         both = len(told.keys() & result["orders"].keys())
         console.print(
