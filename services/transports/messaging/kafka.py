@@ -44,6 +44,7 @@ from services.telemetry import conventions as c
 from services.telemetry import metrics
 from services.telemetry.messaging import Words
 from services.transports.errors import DeadlineExceeded, TransportError, Unavailable, Unroutable
+from services.transports.messaging.headers import notes
 from services.transports.ports import Delivery, Topology, Wiring
 
 log = structlog.get_logger()
@@ -61,8 +62,6 @@ MAX_PAUSE_S = 2.0
 LAG_EVERY_S = 5.0
 WINDOW = 2_000
 """How many records of a subscription may be done behind one that is not: all of them would come again."""
-REASON = "lab-dead-letter-reason"
-ATTEMPTS = "lab-dead-letter-attempts"
 AWAY = (KafkaError, OSError, TimeoutError)
 
 
@@ -109,8 +108,8 @@ class KafkaDelivery(Delivery):
             if not await broker.closing_within(retry_after_s):
                 self.member.again(self)
             return
-        notes = {REASON: reason[:1000], ATTEMPTS: str(self.attempt)}
-        headers = [*self.native.headers, *((name, value.encode()) for name, value in notes.items())]
+        noted = notes(reason, self.attempt)
+        headers = [*self.native.headers, *((name, value.encode()) for name, value in noted.items())]
         pause_s = 0.1
         while self.partition.mine:
             try:

@@ -41,6 +41,7 @@ from services.domain.messages import MESSAGES
 from services.telemetry import conventions as c
 from services.telemetry.messaging import Words
 from services.transports.errors import DeadlineExceeded, TransportError, Unavailable, Unroutable
+from services.transports.messaging.headers import notes
 from services.transports.ports import Delivery, Topology, Wiring
 
 log = structlog.get_logger()
@@ -61,8 +62,6 @@ PERSISTENT = 2
 DECLARE_S = 30.0
 MAX_PAUSE_S = 2.0
 HEARTBEAT_S = 10
-REASON = "lab-dead-letter-reason"
-ATTEMPTS = "lab-dead-letter-attempts"
 LOST = (*CONNECTION_EXCEPTIONS, TimeoutError)
 
 
@@ -101,7 +100,7 @@ class RabbitMQDelivery(Delivery):
         properties = copy(self.native.header.properties)
         # pamqp reads a string that is no UTF-8 as bytes, which it would not write
         headers = {n: bytearray(v) if isinstance(v, bytes) else v for n, v in _headers(self.native) if _canonical(n)}
-        properties.headers = {**headers, REASON: reason[:1000], ATTEMPTS: str(self.attempt)}
+        properties.headers = {**headers, **notes(reason, self.attempt)}
         try:
             queue = _queue(self.group, self.channel)
             await self.broker.confirmed(DEAD_EXCHANGE, queue, properties, self.body)

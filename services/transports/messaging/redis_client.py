@@ -32,9 +32,6 @@ MAX_PAUSE_S = 2.0
 LOST = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 AWAY = (RedisError, OSError, TimeoutError)
 BODY = "data"
-KEY = "ce-partitionkey"
-REASON = "lab-dead-letter-reason"
-ATTEMPTS = "lab-dead-letter-attempts"
 _OPTIONS: dict[str, Any] = {
     "protocol": 2,
     # whoever asks decides whether to ask again
@@ -200,12 +197,6 @@ def _wire(name: str) -> str:
 def _canonical(field: bytes) -> str:
     name = field.decode(errors="replace")
     return "ce-" + name[3:] if name.startswith("ce_") else name
-
-
-def with_key(headers: Mapping[str, str], key: str) -> dict[str, str]:
-    """A copy of ``headers`` that carries ``key``: as the subject if it is that, else as CloudEvents' partitionkey
-    (CloudEvents extension Partitioning)."""
-    return dict(headers) if key == headers.get("ce-subject") else {**headers, KEY: key}
 
 
 def spawn(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

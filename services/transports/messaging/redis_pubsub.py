@@ -30,19 +30,16 @@ from services.telemetry import conventions as c
 from services.telemetry import metrics
 from services.telemetry.messaging import Words
 from services.transports.errors import TransportError, Undecodable
+from services.transports.messaging.headers import notes, take_key, with_key
 from services.transports.messaging.redis_client import (
-    ATTEMPTS,
     AWAY,
     CONNECT_S,
-    KEY,
     MAX_PAUSE_S,
     PAUSE_S,
-    REASON,
     Link,
     spawn,
     to_fields,
     why,
-    with_key,
 )
 from services.transports.messaging.structured import Unreadable, pack, unpack
 from services.transports.ports import Delivery, Topology, Wiring
@@ -135,7 +132,7 @@ class _Subscriber:
             RedisPubSubDelivery(
                 self.channel,
                 self._group,
-                headers.pop(KEY, "") or headers.get("ce-subject", ""),
+                take_key(headers),
                 headers,
                 body,
                 attributes=self.broker.link.server,
@@ -157,7 +154,7 @@ class _Subscriber:
     async def bury(self, delivery: RedisPubSubDelivery, reason: str) -> None:
         """Write the dead letter, however long Redis is away: nobody else has the message."""
         link = self.broker.link
-        fields = {**to_fields(delivery.headers, delivery.body), REASON: reason[:1000], ATTEMPTS: str(delivery.attempt)}
+        fields = {**to_fields(delivery.headers, delivery.body), **notes(reason, delivery.attempt)}
         attributes = {**delivery.attributes, c.LAB_DEAD_LETTER_REASON: reason}
         dead = f"pubsub.{self.channel}.{self._group}.dead"
         while True:

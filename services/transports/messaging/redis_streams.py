@@ -31,7 +31,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from services.telemetry import conventions as c
 from services.transports.errors import Unroutable
-from services.transports.messaging.redis_client import LOST, MAX_PAUSE_S, PAUSE_S, Link, spawn, to_fields, why, with_key
+from services.transports.messaging.headers import with_key
+from services.transports.messaging.redis_client import LOST, MAX_PAUSE_S, PAUSE_S, Link, spawn, to_fields, why
 from services.transports.messaging.redis_consumer import CLOSE_S, WORDS, Consumer
 from services.transports.ports import Delivery, Topology, Wiring
 

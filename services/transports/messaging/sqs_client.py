@@ -40,8 +40,6 @@ PAUSE_S = 0.2
 MAX_PAUSE_S = 2.0
 NO_REGION = "elasticmq"
 IN_ATTRIBUTES = ("traceparent", "tracestate")
-KEY = "ce-partitionkey"
-"""CloudEvents extension Partitioning: a message's key, where that is not its subject."""
 _UNSPEAKABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What has no letter in XML, and so none in a message of SQS."""
 _ANSWERS = {

@@ -12,9 +12,9 @@ import structlog
 
 from services.telemetry import conventions as c
 from services.transports.errors import TransportError, Undecodable, Unroutable
+from services.transports.messaging.headers import notes, take_key
 from services.transports.messaging.sqs_client import (
     IN_ATTRIBUTES,
-    KEY,
     MAX_PAUSE_S,
     PAUSE_S,
     REQUEST_S,
@@ -36,8 +36,6 @@ BEATS = 3
 """Heartbeats within a visibility timeout."""
 LAST_POLL_S = 1.3
 GIVE_BACK_S = 0.5
-REASON = "lab-dead-letter-reason"
-ATTEMPTS = "lab-dead-letter-attempts"
 
 
 @dataclass(slots=True)
@@ -145,7 +143,7 @@ class Subscription:
         return SqsDelivery(
             self._channel,
             self._group,
-            headers.pop(KEY, "") or headers.get("ce-subject", ""),
+            take_key(headers),
             headers,
             body,
             count,
@@ -226,20 +224,19 @@ class Subscription:
 
     async def bury(self, delivery: SqsDelivery, reason: str) -> None:
         """SQS moves nothing: send it to the dead letters, as it was, and delete it here."""
-        notes = {
-            REASON: attribute(reason[:1000] or "none given"),
-            ATTEMPTS: attribute(str(delivery.attempt)),
+        noted = {
+            **{name: attribute(value) for name, value in notes(reason or "none given", delivery.attempt).items()},
             c.SQS_RECEIPT: attribute(delivery.attributes[c.SQS_RECEIPT]),
             c.SQS_RECEIVE_COUNT: attribute(str(delivery.attempt)),
         }
         had = delivery.native.get("MessageAttributes", {})
-        kept = dict(islice(((name, value) for name, value in had.items() if name not in notes), AT_MOST - len(notes)))
+        kept = dict(islice(((name, value) for name, value in had.items() if name not in noted), AT_MOST - len(noted)))
         for queue_is_there in (False, True):
             try:
                 await self.link.put(
                     self.link.dead(self._channel),
                     delivery.native["Body"],
-                    {**kept, **notes},
+                    {**kept, **noted},
                     group=delivery.key,
                     once=delivery.native["MessageId"],
                 )

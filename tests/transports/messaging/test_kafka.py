@@ -15,7 +15,8 @@ from prometheus_client import REGISTRY
 from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
 from services.transports.messaging import kafka as kafka_module
-from services.transports.messaging.kafka import ATTEMPTS, PARTITIONS, REASON, Kafka, _from_wire
+from services.transports.messaging.headers import ATTEMPTS, REASON
+from services.transports.messaging.kafka import PARTITIONS, Kafka, _from_wire
 from services.transports.ports import Broker, Delivery, Wiring
 from tests.servers import Server, server
 from tests.transports.fuzz import ON_THE_WIRE

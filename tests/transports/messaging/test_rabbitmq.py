@@ -11,11 +11,10 @@ from cloudevents.core.formats.json import JSONFormat
 from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry
 from services.transports.errors import Unavailable
+from services.transports.messaging.headers import ATTEMPTS, REASON
 from services.transports.messaging.rabbitmq import (
-    ATTEMPTS,
     DEAD_EXCHANGE,
     EXCHANGE,
-    REASON,
     RabbitMQ,
     _canonical,
     _text,

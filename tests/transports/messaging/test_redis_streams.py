@@ -21,7 +21,8 @@ from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
 from services.transports import cloudevents
 from services.transports.errors import Unavailable, Undecodable
-from services.transports.messaging.redis_client import ATTEMPTS, REASON, from_fields, to_fields
+from services.transports.messaging.headers import ATTEMPTS, REASON
+from services.transports.messaging.redis_client import from_fields, to_fields
 from services.transports.messaging.redis_consumer import CUT, ENTRY_ID, MANY_FIELDS
 from services.transports.messaging.redis_streams import RedisStreams
 from services.transports.ports import Broker, Delivery, Message, Wiring

@@ -22,9 +22,9 @@ from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
 from services.transports import cloudevents
 from services.transports.errors import TransportError, Unavailable, Undecodable, Unroutable
+from services.transports.messaging.headers import ATTEMPTS, REASON
 from services.transports.messaging.sqs import Sqs
 from services.transports.messaging.sqs_client import RECEIVES, Link
-from services.transports.messaging.sqs_consumer import ATTEMPTS, REASON
 from services.transports.messaging.structured import Unreadable, pack, unpack
 from services.transports.ports import Broker, Delivery, Message, Wiring
 from tests.servers import Server, server
