@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from aiokafka import ConsumerRecord
 
 from services.telemetry import conventions as c
+from services.transports.messaging.headers import ATTEMPTS, REASON, notes
 from services.transports.messaging.kafka_wire import from_wire, to_wire
 from services.transports.ports import DeadLetter, dead_letter_id
 
-REASON = "lab-dead-letter-reason"
-ATTEMPTS = "lab-dead-letter-attempts"
 KEY = "lab-dead-letter-key"
 """The message's own key; nothing where it had none."""
 NOTES = (REASON, ATTEMPTS, KEY)
@@ -61,8 +60,8 @@ class Letter:
 def noted(record: ConsumerRecord, reason: str, attempts: int) -> tuple[bytes, Headers]:
     """Key and headers of the dead letter that ``record`` becomes."""
     key = f"{record.partition}:{record.offset}@{record.timestamp}".encode()
-    notes = [(REASON, reason[:1000].encode()), (ATTEMPTS, str(attempts).encode()), (KEY, record.key)]
-    return key, [*record.headers, *notes]
+    ours = ((name, value.encode()) for name, value in notes(reason, attempts).items())
+    return key, [*record.headers, *ours, (KEY, record.key)]
 
 
 def unsettled(records: Iterable[ConsumerRecord]) -> list[Letter]:
@@ -83,10 +82,10 @@ def _letter(record: ConsumerRecord) -> Letter:
     headers, names = list(record.headers), tuple(name for name, _ in record.headers)
     for ours in (NOTES, NOTES[:2]):
         if names[-len(ours) :] == ours:
-            headers, notes = headers[: -len(ours)], dict(headers[-len(ours) :])
+            headers, noted = headers[: -len(ours)], dict(headers[-len(ours) :])
             break
     else:
-        notes = {}
-    if KEY in notes or record.value is None:
-        return Letter(record.key or b"", notes.get(KEY), headers, notes, record)
-    return Letter(f"at {record.offset}".encode(), record.key, headers, notes, record)
+        noted = {}
+    if KEY in noted or record.value is None:
+        return Letter(record.key or b"", noted.get(KEY), headers, noted, record)
+    return Letter(f"at {record.offset}".encode(), record.key, headers, noted, record)

@@ -21,11 +21,10 @@ from pamqp.commands import Basic
 
 from services.telemetry import conventions as c
 from services.transports.errors import Unavailable
+from services.transports.messaging.headers import ATTEMPTS, REASON, notes
 from services.transports.messaging.rabbitmq_wire import LOST, carried_over, headers_of, ours, text_of, wire
 from services.transports.ports import DeadLetter, dead_letter_id
 
-REASON = "lab-dead-letter-reason"
-ATTEMPTS = "lab-dead-letter-attempts"
 DIED_AT = "lab-dead-letter-died-at"
 NOTES = (REASON, ATTEMPTS, DIED_AT)
 LOOK_S = 30.0
@@ -40,8 +39,7 @@ Put = Callable[[Basic.Properties, bytes], Awaitable[None]]
 def noted(properties: Basic.Properties, reason: str, attempts: int) -> Basic.Properties:
     """Those of the dead letter that a message of ``properties`` becomes."""
     dead = copy(properties)
-    notes = {REASON: reason[:1000], ATTEMPTS: str(attempts), DIED_AT: str(time.time_ns())}
-    dead.headers = {**carried_over(properties), **notes}
+    dead.headers = {**carried_over(properties), **notes(reason, attempts), DIED_AT: str(time.time_ns())}
     return dead
 
 
@@ -148,15 +146,15 @@ async def _alone(connection: AbstractConnection, queue: str) -> AsyncIterator[Ab
 
 def _told(message: DeliveredMessage, channel: str, group: str) -> DeadLetter:
     headers = headers_of(message.header.properties)
-    notes = {name: headers.pop(name, "") for name in NOTES}
+    noted = {name: headers.pop(name, "") for name in NOTES}
     death = _death(message)
-    died_at, when = notes[DIED_AT], death.get("time")
+    died_at, when = noted[DIED_AT], death.get("time")
     return DeadLetter(
         id=dead_letter_id(headers, message.body),
         channel=channel,
         group=group,
-        reason=notes[REASON] or text_of(death.get("reason")) or "",
-        attempts=int(notes[ATTEMPTS]) if notes[ATTEMPTS].isdecimal() else 0,
+        reason=noted[REASON] or text_of(death.get("reason")) or "",
+        attempts=int(noted[ATTEMPTS]) if noted[ATTEMPTS].isdecimal() else 0,
         headers=headers,
         body=message.body,
         died_at_ns=int(died_at)

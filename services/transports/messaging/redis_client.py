@@ -32,9 +32,6 @@ MAX_PAUSE_S = 2.0
 LOST = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 AWAY = (RedisError, OSError, TimeoutError)
 BODY = "data"
-KEY = "ce-partitionkey"
-REASON = "lab-dead-letter-reason"
-ATTEMPTS = "lab-dead-letter-attempts"
 ENTRY_ID = "lab-redis-stream-entry-id"
 CUT = "lab-dead-letter-fields-cut"
 PAGE = 200
@@ -225,12 +222,6 @@ def field(name: str) -> str:
 def _canonical(wire: bytes) -> str:
     name = wire.decode(errors="replace")
     return "ce-" + name[3:] if name.startswith("ce_") else name
-
-
-def with_key(headers: Mapping[str, str], key: str) -> dict[str, str]:
-    """A copy of ``headers`` that carries ``key``: as the subject if it is that, else as CloudEvents' partitionkey
-    (CloudEvents extension Partitioning)."""
-    return dict(headers) if key == headers.get("ce-subject", "") else {**headers, KEY: key}
 
 
 def spawn(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

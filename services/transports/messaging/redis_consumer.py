@@ -19,17 +19,15 @@ from redis.exceptions import ResponseError
 from services.telemetry import conventions as c
 from services.telemetry import metrics
 from services.telemetry.messaging import Words
+from services.transports.messaging.headers import notes, take_key
 from services.transports.messaging.redis_client import (
-    ATTEMPTS,
     AWAY,
     COMMAND_S,
     CUT,
     ENTRY_ID,
-    KEY,
     LOST,
     MAX_PAUSE_S,
     PAUSE_S,
-    REASON,
     from_fields,
     spawn,
     why,
@@ -157,10 +155,10 @@ class Consumer:
     async def bury(self, delivery: RedisStreamsDelivery, reason: str) -> None:
         """Move to the dead letters; what does not get through is taken over as if its consumer had died."""
         original = list(delivery.native.items())
-        notes = {REASON: reason[:1000], ATTEMPTS: str(delivery.attempt), ENTRY_ID: delivery.entry_id}
+        noted = {**notes(reason, delivery.attempt), ENTRY_ID: delivery.entry_id}
         if len(original) > MANY_FIELDS:
-            notes[CUT] = str(len(original) - MANY_FIELDS)
-        fields = [each for pair in [*original[:MANY_FIELDS], *notes.items()] for each in pair]
+            noted[CUT] = str(len(original) - MANY_FIELDS)
+        fields = [each for pair in [*original[:MANY_FIELDS], *noted.items()] for each in pair]
         dead = dead_stream(self._channel, self._group)
         work = self._redis.eval(BURY, 2, self._channel, dead, self._group, delivery.entry_id, *fields)
         try:
@@ -305,7 +303,7 @@ class Consumer:
         return RedisStreamsDelivery(
             self._channel,
             self._group,
-            headers.pop(KEY, "") or headers.get("ce-subject", ""),
+            take_key(headers),
             headers,
             body,
             attempt,

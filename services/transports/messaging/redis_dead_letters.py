@@ -7,7 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from services.telemetry import conventions as c
-from services.transports.messaging.redis_client import ATTEMPTS, CUT, ENTRY_ID, KEY, REASON, Link, from_fields
+from services.transports.messaging.headers import ATTEMPTS, PARTITION_KEY, REASON
+from services.transports.messaging.redis_client import CUT, ENTRY_ID, Link, from_fields
 from services.transports.ports import DeadLetter, dead_letter_id
 
 Fields = Mapping[bytes, bytes]
@@ -46,7 +47,7 @@ class DeadLetters:
 
     def _letter(self, entry_id: bytes, fields: Fields) -> DeadLetter:
         headers, body = from_fields(_message(fields))
-        headers.pop(KEY, None)
+        headers.pop(PARTITION_KEY, None)
         attempts = fields.get(ATTEMPTS.encode(), b"")
         return DeadLetter(
             dead_letter_id(headers, body),

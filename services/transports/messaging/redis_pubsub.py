@@ -32,20 +32,17 @@ from services.telemetry import conventions as c
 from services.telemetry import metrics
 from services.telemetry.messaging import Words
 from services.transports.errors import TransportError, Undecodable, Unroutable
+from services.transports.messaging.headers import notes, take_key, with_key
 from services.transports.messaging.redis_client import (
-    ATTEMPTS,
     AWAY,
     CONNECT_S,
-    KEY,
     MAX_PAUSE_S,
     PAUSE_S,
-    REASON,
     Link,
     from_fields,
     spawn,
     to_fields,
     why,
-    with_key,
 )
 from services.transports.messaging.redis_dead_letters import DeadLetters, Fields, replayed
 from services.transports.messaging.structured import Unreadable, pack, unpack
@@ -149,7 +146,7 @@ class _Subscriber:
             RedisPubSubDelivery(
                 self.channel,
                 self.group,
-                headers.pop(KEY, "") or headers.get("ce-subject", ""),
+                take_key(headers),
                 headers,
                 body,
                 attributes=self.broker.link.server,
@@ -172,7 +169,7 @@ class _Subscriber:
         """Write the dead letter, however long Redis is away: nobody else has the message."""
         link = self.broker.link
         headers = with_key(delivery.headers, delivery.key)
-        fields = {**to_fields(headers, delivery.body), REASON: reason[:1000], ATTEMPTS: str(delivery.attempt)}
+        fields = {**to_fields(headers, delivery.body), **notes(reason, delivery.attempt)}
         attributes = {**delivery.attributes, c.LAB_DEAD_LETTER_REASON: reason}
         dead = _dead_stream(self.channel, self.group)
         while True:

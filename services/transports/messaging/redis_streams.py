@@ -33,8 +33,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from services.telemetry import conventions as c
 from services.transports.errors import Unroutable
+from services.transports.messaging.headers import PARTITION_KEY, with_key
 from services.transports.messaging.redis_client import (
-    KEY,
     LOST,
     MAX_PAUSE_S,
     PAUSE_S,
@@ -44,7 +44,6 @@ from services.transports.messaging.redis_client import (
     spawn,
     to_fields,
     why,
-    with_key,
 )
 from services.transports.messaging.redis_consumer import CLOSE_S, WORDS, Consumer, dead_stream
 from services.transports.messaging.redis_dead_letters import DeadLetters, Fields, replayed
@@ -171,7 +170,7 @@ class RedisStreams:
         if last:
             async for _, fields in self.link.entries(channel, last[0][0]):
                 headers, body = from_fields(fields)
-                headers.pop(KEY, None)
+                headers.pop(PARTITION_KEY, None)
                 # what was put back for one group was published before
                 if c.HEADER_ONLY_GROUP not in headers:
                     yield headers, body

@@ -30,10 +30,11 @@ import time
 from collections.abc import AsyncIterator, Mapping
 
 from services.transports.errors import Unroutable
+from services.transports.messaging.headers import with_key
 from services.transports.messaging.sqs_client import HELD, WORDS, Link
 from services.transports.messaging.sqs_consumer import Subscription
 from services.transports.messaging.sqs_dead_letters import DeadLetters
-from services.transports.messaging.sqs_message import IN_ATTRIBUTES, KEY, attribute
+from services.transports.messaging.sqs_message import IN_ATTRIBUTES, attribute
 from services.transports.messaging.structured import pack
 from services.transports.ports import DeadLetter, Delivery, Topology, Wiring
 
@@ -68,11 +69,9 @@ class Sqs:
     async def publish(
         self, headers: Mapping[str, str], body: bytes, *, channel: str, key: str, reply_to: str | None = None
     ) -> None:
-        sent = dict(headers)
+        sent = with_key(headers, key)
         if reply_to is not None:
             sent["reply-to"] = reply_to
-        if key != sent.get("ce-subject"):
-            sent[KEY] = key
         queue = self.link.queue(channel)
         with self.spans.send(sent, WORDS, queue, self.link.known(queue)) as span:
             attributes = {name: attribute(sent.pop(name)) for name in IN_ATTRIBUTES if name in sent}

@@ -11,16 +11,13 @@ import structlog
 
 from services.telemetry import conventions as c
 from services.transports.errors import TransportError, Unroutable
+from services.transports.messaging.headers import notes, take_key
 from services.transports.messaging.sqs_client import MAX_PAUSE_S, PAUSE_S, REQUEST_S, WORDS, spawn
 from services.transports.messaging.sqs_message import (
     AT_MOST,
-    ATTEMPTS,
-    KEY,
     NOTES,
-    REASON,
     attribute,
     kept,
-    key_of,
     taken_apart,
 )
 from services.transports.ports import Delivery
@@ -129,13 +126,11 @@ class Subscription:
 
     def _delivery(self, message: dict[str, Any]) -> SqsDelivery:
         headers, body = taken_apart(message)
-        key = key_of(headers)
-        headers.pop(KEY, None)
         count = int(message["Attributes"]["ApproximateReceiveCount"])
         return SqsDelivery(
             self._channel,
             self._group,
-            key,
+            take_key(headers),
             headers,
             body,
             count,
@@ -216,9 +211,8 @@ class Subscription:
 
     async def bury(self, delivery: SqsDelivery, reason: str) -> None:
         """SQS moves nothing: send it to the dead letters, as it was, and delete it here."""
-        notes = {
-            REASON: attribute(reason[:1000] or "none given"),
-            ATTEMPTS: attribute(str(delivery.attempt)),
+        noted = {
+            **{name: attribute(value) for name, value in notes(reason or "none given", delivery.attempt).items()},
             c.SQS_RECEIPT: attribute(delivery.attributes[c.SQS_RECEIPT]),
             c.SQS_RECEIVE_COUNT: attribute(str(delivery.attempt)),
         }
@@ -227,7 +221,7 @@ class Subscription:
                 await self.link.put(
                     self.link.dead(self._channel),
                     delivery.native["Body"],
-                    {**kept(delivery.native, AT_MOST - len(NOTES)), **notes},
+                    {**kept(delivery.native, AT_MOST - len(NOTES)), **noted},
                     # a group of its own: of one in hand a FIFO queue hands out no more, and nobody could see the rest
                     group=delivery.native["MessageId"],
                     once=delivery.native["MessageId"],

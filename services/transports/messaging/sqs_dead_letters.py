@@ -16,15 +16,12 @@ import structlog
 
 from services.telemetry import conventions as c
 from services.transports.errors import DeadlineExceeded, TransportError, Unavailable, Unroutable
+from services.transports.messaging.headers import ATTEMPTS, PARTITION_KEY, REASON, key_of
 from services.transports.messaging.sqs_client import HELD, RECEIVES, REQUEST_S, Link
 from services.transports.messaging.sqs_message import (
     AT_MOST,
-    ATTEMPTS,
-    KEY,
-    REASON,
     attribute,
     kept,
-    key_of,
     taken_apart,
 )
 from services.transports.ports import DeadLetter, dead_letter_id
@@ -143,7 +140,7 @@ def _age(message: Mapping[str, Any]) -> tuple[int, int]:
 
 def _letter(channel: str, group: str, message: Mapping[str, Any]) -> DeadLetter:
     headers, body = taken_apart(message)
-    headers.pop(KEY, None)
+    headers.pop(PARTITION_KEY, None)
     facts, had = message["Attributes"], message.get("MessageAttributes", {})
     reason, attempts = (had.get(name, {}).get("StringValue", "") for name in (REASON, ATTEMPTS))
     if buried_by_sqs := "DeadLetterQueueSourceArn" in facts:

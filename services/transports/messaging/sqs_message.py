@@ -6,16 +6,13 @@ from typing import Any
 
 from services.telemetry import conventions as c
 from services.transports.errors import Undecodable
+from services.transports.messaging.headers import ATTEMPTS, REASON
 from services.transports.messaging.structured import Unreadable, unpack
 
 AT_MOST = 10
 """Messages of one request, and attributes of one message."""
 IN_ATTRIBUTES = ("traceparent", "tracestate", c.HEADER_REPLAYED)
 """Headers that are attributes of the message: a dead letter is sent again without a touch on its body."""
-KEY = "ce-partitionkey"
-"""CloudEvents extension Partitioning: a message's key, where that is not its subject."""
-REASON = "lab-dead-letter-reason"
-ATTEMPTS = "lab-dead-letter-attempts"
 NOTES = frozenset({REASON, ATTEMPTS, c.SQS_RECEIPT, c.SQS_RECEIVE_COUNT})
 """What a dead letter has beside the attributes of its message."""
 _UNSPEAKABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -46,8 +43,3 @@ def taken_apart(message: Mapping[str, Any]) -> tuple[dict[str, str], bytes]:
         if value := message.get("MessageAttributes", {}).get(name, {}).get("StringValue"):
             headers[name] = value
     return headers, body
-
-
-def key_of(headers: Mapping[str, str]) -> str:
-    """What keeps a message's order."""
-    return headers.get(KEY, "") or headers.get("ce-subject", "")

@@ -17,8 +17,8 @@ from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
 from services.transports.errors import Unavailable
 from services.transports.messaging import kafka_member
+from services.transports.messaging.headers import ATTEMPTS, REASON
 from services.transports.messaging.kafka import PARTITIONS, Kafka
-from services.transports.messaging.kafka_letters import ATTEMPTS, REASON
 from services.transports.messaging.kafka_wire import from_wire, to_wire
 from services.transports.ports import Broker, Delivery, Wiring
 from tests.servers import Server, server

@@ -12,8 +12,8 @@ from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry
 from services.transports.errors import Unavailable
 from services.transports.messaging import rabbitmq_held, rabbitmq_letters
+from services.transports.messaging.headers import ATTEMPTS, REASON
 from services.transports.messaging.rabbitmq import DEAD_EXCHANGE, EXCHANGE, RabbitMQ
-from services.transports.messaging.rabbitmq_letters import ATTEMPTS, REASON
 from services.transports.messaging.rabbitmq_wire import _canonical, text_of
 from services.transports.ports import Broker, Delivery, Wiring
 from tests.servers import Server, server

@@ -14,7 +14,8 @@ from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
 from services.transports import cloudevents
 from services.transports.errors import Undecodable, Unroutable
-from services.transports.messaging.redis_client import ATTEMPTS, REASON, from_fields
+from services.transports.messaging.headers import ATTEMPTS, REASON
+from services.transports.messaging.redis_client import from_fields
 from services.transports.messaging.redis_pubsub import RedisPubSub
 from services.transports.messaging.structured import CONTENT_TYPE, pack, unpack
 from services.transports.ports import Broker, Delivery, Message, Wiring

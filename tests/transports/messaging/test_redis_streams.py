@@ -1,14 +1,11 @@
 """Redis Streams: the behaviours of every broker, and what only a log with consumer groups can show."""
 
 import asyncio
-import os
 import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -22,12 +19,14 @@ from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
 from services.transports import cloudevents
 from services.transports.errors import Unavailable, Undecodable, Unroutable
-from services.transports.messaging.redis_client import ATTEMPTS, CUT, ENTRY_ID, PAGE, REASON, from_fields, to_fields
+from services.transports.messaging.headers import ATTEMPTS, REASON
+from services.transports.messaging.redis_client import CUT, ENTRY_ID, PAGE, from_fields, to_fields
 from services.transports.messaging.redis_consumer import MANY_FIELDS
 from services.transports.messaging.redis_streams import RedisStreams
 from services.transports.ports import Broker, DeadLetter, Delivery, Message, Wiring
 from tests.servers import Server, server
 from tests.transports.fuzz import hammer
+from tests.transports.messaging.holder import holding
 from tests.transports.messaging.outage import OutageBehaviour
 from tests.transports.messaging.strangers import borne, drawn
 from tests.transports.messaging.suite import (
@@ -48,7 +47,6 @@ WHERE = {c.SERVER_ADDRESS, c.SERVER_PORT}
 ENTRY = {*WHERE, c.CONSUMER_GROUP, c.REDIS_ENTRY_ID}
 QUICK_S = 0.6
 """A claim's idle time that a test can wait for."""
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -160,19 +158,11 @@ class TestRedisStreams(LogBehaviour):
 
     async def killed_holder(self, channel: str, count: int) -> list[str]:
         """Have another process take ``count`` messages, kill it, and give their ids."""
-        holder = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.transports.messaging.holder", channel, "payment", str(QUICK_S)),
-            cwd=ROOT,
-            env={**os.environ, "LAB_REDIS_URL": self.url},
-            stdout=asyncio.subprocess.PIPE,
-        )
-        try:
-            assert holder.stdout is not None
-            async with asyncio.timeout(PATIENCE_S):
-                return [(await holder.stdout.readline()).decode().strip() for _ in range(count)]
-        finally:
-            holder.kill()
-            await holder.communicate()
+        servers = {"redis": self.url}
+        async with holding(
+            "redis_streams", channel, "payment", count, servers=servers, redis_claim_idle_s=QUICK_S
+        ) as held:
+            return held
 
     # --- groups --------------------------------------------------------------------------------------------------
     async def test_a_group_that_is_made_later_gets_what_was_there(self, connect: Connect, channel: str) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import socket
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable
@@ -23,13 +22,14 @@ from services.telemetry import conventions as c
 from services.telemetry.setup import Telemetry, set_up
 from services.transports import cloudevents
 from services.transports.errors import TransportError, Unavailable, Undecodable, Unroutable
+from services.transports.messaging.headers import ATTEMPTS, REASON
 from services.transports.messaging.sqs import Sqs
 from services.transports.messaging.sqs_client import RECEIVES, Link
-from services.transports.messaging.sqs_message import ATTEMPTS, REASON
 from services.transports.messaging.structured import Unreadable, pack, unpack
 from services.transports.ports import Broker, Delivery, Message, Wiring
 from tests.servers import Server, server
 from tests.transports.fuzz import hammer
+from tests.transports.messaging.holder import holding
 from tests.transports.messaging.outage import OutageBehaviour
 from tests.transports.messaging.strangers import borne, drawn
 from tests.transports.messaging.suite import (
@@ -50,7 +50,6 @@ WHERE = {c.SERVER_ADDRESS, c.SERVER_PORT, c.SQS_QUEUE_URL}
 RECEIVED = {*WHERE, c.SQS_MESSAGE_ID, c.SQS_RECEIPT, c.SQS_RECEIVE_COUNT}
 SHORT_S = 3
 """A visibility timeout that a test can wait for."""
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -254,22 +253,12 @@ class TestSqs(SqsBehaviour):
         await broker.open({channel: frozenset({"payment"}), control: frozenset({"payment"})})
         await broker.publish(*event(), channel=channel, key="o-1")
         await self.put(control, "nobody prolongs me")
-        holder = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.transports.messaging.sqs_holder", channel, "payment", str(SHORT_S)),
-            cwd=ROOT,
-            env={**os.environ, "LAB_SQS_URL": self.url},
-            stdout=asyncio.subprocess.PIPE,
-        )
-        try:
-            assert holder.stdout is not None
-            async with asyncio.timeout(PATIENCE_S):
-                assert (await holder.stdout.readline()).decode().strip() == event()[0]["ce-id"]
+        wiring = {"servers": {"sqs": self.url}, "sqs_visibility_timeout_s": SHORT_S, "max_in_flight": 1}
+        async with holding("sqs", channel, "payment", 1, **wiring) as held:
+            assert held == [event()[0]["ce-id"]]
             reader = Reader(broker, channel, "payment", ack)
             assert await self.received_again_and_again(control, 3) == [1, 2, 3]
             assert reader.deliveries == []
-        finally:
-            holder.kill()
-            await holder.communicate()
         [delivery] = await reader.until(1)
         assert (delivery.attempt, delivery.released_at_ns) == (2, None)
         await reader.stop()
