@@ -37,11 +37,13 @@ image: setup ## build the container image
 	$(BIN)/python -m lab.targets.cluster.image
 setup: .venv/run.stamp ## make .venv and install what running needs
 setup-test: .venv/test.stamp ## install what testing needs, too
-FAST := tests/domain tests/services tests/telemetry tests/compare tests/docs
+FAST := tests/domain tests/styles tests/telemetry tests/compare tests/docs
+# two tests at a time; a live lab or a cluster is shared by its tests, which go one by one
+SIDE_BY_SIDE := -n 2 --dist worksteal --inline-snapshot=disable
 test-fast: setup-test ## domain, styles over memory, conventions, renderings (about a minute)
-	$(BIN)/pytest -m "not live and not cluster" $(FAST) $(ARGS)
-test-local: setup-test ## the other tests that need no servers but our own
-	$(BIN)/pytest -m "not live and not cluster" $(addprefix --ignore=,$(FAST)) $(ARGS)
+	$(BIN)/pytest -m "not live and not cluster" $(SIDE_BY_SIDE) $(FAST) $(ARGS)
+test-local: setup-test ## the other tests that need no lab
+	$(BIN)/pytest -m "not live and not cluster" $(SIDE_BY_SIDE) $(addprefix --ignore=,$(FAST)) $(ARGS)
 test-live: setup-test ## the tests on real servers, which they start and stop
 	$(BIN)/pytest -m "live and not matrix" $(ARGS)
 matrix: setup-test ## every style over every transport that can carry it, 20 orders each, on real servers (a few minutes)

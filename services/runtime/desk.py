@@ -69,6 +69,7 @@ class Desk:
         self._ledger = ledger
         self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._pursuits: dict[str, asyncio.Task[None]] = {}
+        self._given_up: list[str] = []
         self._waiting: dict[str, int] = defaultdict(int)
         self._sending: set[asyncio.Task[None]] = set()
         self._recover_now = asyncio.Event()
@@ -261,8 +262,11 @@ class Desk:
                 self._news.pop(order_id, None)
 
     def stop_waiting(self) -> None:
-        """Answer those who wait now: the process is about to stop."""
+        """Answer those who wait now, and carry nothing on any more: the process is about to stop."""
         self._stopping = True
+        self._given_up = list(self._pursuits)
+        for task in list(self._pursuits.values()):
+            task.cancel()
         for news in self._news.values():
             news.set()
 
@@ -318,12 +322,9 @@ class Desk:
             await asyncio.sleep(MEASURE_EVERY_S)
 
     async def drained(self) -> None:
-        """Give up what is carried on here for whoever looks next; return when nothing is being sent."""
-        pursued = list(self._pursuits)
-        for task in list(self._pursuits.values()):
-            task.cancel()
-        if pursued:
-            await self.store.hold(pursued, 0)
+        """Leave what was carried on here to whoever looks next; return when nothing is being sent."""
+        if self._given_up:
+            await self.store.hold(self._given_up, 0)
         while self._sending:
             await asyncio.wait(self._sending)
 

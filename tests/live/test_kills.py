@@ -20,7 +20,7 @@ from tests.lab import (
 )
 from tests.live.lab import RealLab
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 
 ORDERS = 200
 DOWN_S = 1.0
@@ -54,7 +54,9 @@ async def test_every_accepted_order_ends_though_a_service_is_killed(lab: RealLab
 
 @pytest.mark.parametrize("victim", BROKERS)
 async def test_every_accepted_order_ends_though_a_broker_is_killed(lab: RealLab, victim: str) -> None:
-    await assert_all_end(lab, victim, [flow for flow in CHAINS if flow[1] in BROKERS[victim]])
+    # what SQS had handed out is hidden for 30 s, in each queue that an order still has to pass
+    within_s = 180 if victim == "elasticmq" else 60
+    await assert_all_end(lab, victim, [flow for flow in CHAINS if flow[1] in BROKERS[victim]], within_s)
 
 
 async def test_orders_end_though_a_carrier_is_killed_and_the_ledger_catches_up(lab: RealLab) -> None:
@@ -100,7 +102,7 @@ async def test_every_conversation_ends_though_somebody_is_killed(lab: RealLab, v
     lab.assert_nothing_twice()
 
 
-async def assert_all_end(lab: RealLab, victim: str, flows: list[tuple[str, str]]) -> None:
+async def assert_all_end(lab: RealLab, victim: str, flows: list[tuple[str, str]], within_s: float = 60) -> None:
     """200 orders through ``flows`` by turns, and ``victim`` killed after half of them: each that was accepted
     completes, and nothing is done twice."""
     placed = await burst(lab, flows, ORDERS, halfway=killing(lab, victim))
@@ -112,7 +114,7 @@ async def assert_all_end(lab: RealLab, victim: str, flows: list[tuple[str, str]]
     assert bool(unanswered) == (victim == "orders"), "only orders' own death is seen by a client"
     accepted += await place_again(lab, unanswered)
     assert len(set(accepted)) == ORDERS
-    ended = await asyncio.to_thread(all_ended, lab, accepted, back)
+    ended = await asyncio.to_thread(all_ended, lab, accepted, back, within_s)
     assert_as_promised(ended)
     lab.assert_nothing_twice()
 

@@ -66,7 +66,7 @@ class MemoryLab:
 
     async def spans(self) -> list[ReadableSpan]:
         """Every span, once all messages are settled and nothing more is coming."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self.busy:
                 await asyncio.sleep(0.01)
         return list(self.exporter.get_finished_spans())
@@ -98,7 +98,7 @@ async def memory_lab(folder: Path, settings: dict[str, str] | None = None) -> As
 
 
 async def _ready(processes: Iterable[Process]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for process in processes:
             while await process.ready():
                 await asyncio.sleep(0.01)
@@ -107,7 +107,7 @@ async def _ready(processes: Iterable[Process]) -> None:
 async def _filled(ledger: Process) -> None:
     """Its read models are filled from the past when it starts, and a span tells of that."""
     store = ProjectionStore(ledger.database)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await store.filled() >= ALWAYS:
             await asyncio.sleep(0.01)
 

@@ -44,7 +44,7 @@ def plain_logs() -> None:
     )
 
 
-async def eventually(ask: Callable[[], T | Awaitable[T]], what: str, timeout_s: float = 5) -> T:
+async def eventually(ask: Callable[[], T | Awaitable[T]], what: str, timeout_s: float = 30) -> T:
     """The first answer of ``ask`` that is true. Fails with ``what`` did not happen."""
     answer: Any = None
     try:

@@ -117,7 +117,7 @@ async def choir(tmp_path: Path) -> AsyncIterator[Choir]:
         rpcs, brokers = {"memory": own.rpc()}, {"memory": own.broker()}
         desk = Desk(OrderStore(own.database), own.telemetry, own.live, rpcs, brokers)  # type: ignore[arg-type]
         yield Choir(parts, desk, network, exporter)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await desk.drained()
 
 
@@ -361,7 +361,7 @@ async def test_what_is_being_sent_is_finished_before_the_desk_is_drained(choir: 
     await asyncio.sleep(0.05)
     assert not draining.done()
     gate.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await draining
     assert await choir.desk.store.pending() == 0
 
@@ -491,7 +491,7 @@ async def test_a_conversation_whose_orders_was_killed_is_taken_back_once_its_lea
     choir.network.servers["shipping"] = never
     carried = desk_module._Conversation(choir.desk, SYNC, "memory")
     conversation = SYNC.converse(accepted.state, choir.orders.rpc(), carried, 60)  # type: ignore[misc]
-    async with ended(asyncio.create_task(conversation)), asyncio.timeout(10):
+    async with ended(asyncio.create_task(conversation)), asyncio.timeout(30):
         await asked.wait()
     assert (await choir.desk.store.history("o-1"))[-1][1] == "payment.charged"
     choir.network.servers["shipping"] = server
@@ -534,7 +534,7 @@ async def test_all_who_wait_hear_of_the_end_and_nothing_is_kept_for_them(
     waiting = [asyncio.create_task(choir.desk.wait("o-1", 30)) for _ in range(5)]
     await asyncio.sleep(0.02)
     await choir.desk.record("o-1", m.StockRefused(order(), "no tea"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         ends = await asyncio.gather(*waiting)
     assert {stored.verdict for stored in ends if stored} == {Verdict.REJECTED}
     assert (dict(choir.desk._waiting), dict(choir.desk._news)) == ({}, {})
@@ -545,7 +545,7 @@ async def test_an_end_that_a_replica_heard_of_is_seen_too(choir: Choir) -> None:
     waiting = asyncio.create_task(choir.desk.wait("o-1", 30))
     await asyncio.sleep(0.02)
     await OrderStore(choir.orders.database).record("o-1", m.StockRefused(order(), "no tea"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         stored = await waiting
     assert stored is not None
     assert stored.ended
@@ -559,7 +559,7 @@ async def test_those_who_wait_are_answered_when_the_process_stops(
     waiting = asyncio.create_task(choir.desk.wait("o-1", 30))
     await asyncio.sleep(0.02)
     choir.desk.stop_waiting()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         stored = await waiting
     assert stored is not None
     assert not stored.ended

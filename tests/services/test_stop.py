@@ -117,7 +117,7 @@ async def test_a_participant_finishes_what_it_has_in_hand(outside: Part, tmp_pat
     assert not stopping.done()
     assert set(gate.at_work) == {"message", "call"}
     gate.open.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await stopping
         assert await call == m.StockReserved(order("call"))
 
@@ -170,7 +170,7 @@ async def test_orders_answers_those_who_wait_before_it_goes(tmp_path: Path) -> N
         where = (await client.post("/orders", params={"style": "choreography"}, json=ORDER)).headers["location"]
         waiting = [asyncio.create_task(client.get(where, params={"wait_s": 60})) for _ in range(3)]
         await eventually(lambda: sum(service.desk._waiting.values()) == 3, "three clients wait")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await running.__aexit__(None, None, None)
             answers = await asyncio.gather(*waiting)
         assert [(answer.status_code, answer.json()["state"]) for answer in answers] == [(200, "accepted")] * 3
