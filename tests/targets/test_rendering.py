@@ -231,6 +231,7 @@ def test_elasticmq_keeps_what_it_accepts(plan):
     assert settings["messages-storage"]["enabled"] is True
     uri = "jdbc:h2:file:/state/data/elasticmq/elasticmq;WRITE_DELAY=0;RETENTION_TIME=1000"
     assert settings["messages-storage"]["uri"] == uri
+    assert settings["pekko.actor.default-dispatcher"]["thread-pool-executor"] == {"fixed-pool-size": 1}
     assert settings["rest-sqs"]["sqs-limits"] == "strict"
     assert settings["rest-sqs"]["bind-port"] == settings["node-address"]["port"] == 23042
     assert server.env["CLASSPATH"] == "/cache/libs/*"
