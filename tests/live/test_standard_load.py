@@ -10,7 +10,7 @@ from lab.load import run_load
 from load.plan import Flow
 from load.profiles import profile_named
 from load.shapes import steady
-from tests.lab import EVERYBODY, FIGURES, eventually
+from tests.lab import EVERYBODY, FIGURES, PATIENT, eventually
 from tests.live.lab import RealLab
 from tests.telemetry.walker import problems
 
@@ -21,6 +21,7 @@ A_HUNDRED = replace(profile_named("standard"), name="test", stages=steady(10, 10
 
 @pytest.mark.parametrize(("style", "transport"), list(FIGURES))
 def test_each_order_ends_and_no_span_is_lost(lab: RealLab, tmp_path: Path, style: str, transport: str) -> None:
+    lab.put_settings(PATIENT)
     before = quiet(lab)
     result = run_load(
         front_door=lab.addresses["front_door"],
@@ -80,7 +81,7 @@ def assert_no_span_lost(lab: RealLab, before: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", ["both", "link", "parent"])
 def test_every_span_of_a_run_keeps_the_conventions(lab: RealLab, shape: str) -> None:
-    lab.put_settings({"trace.shape": shape})
+    lab.put_settings({**PATIENT, "trace.shape": shape})
     before = quiet(lab)
     orders = [lab.finished(style, transport) for style, transport in list(FIGURES)]
     assert_no_span_lost(lab, before)
