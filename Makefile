@@ -41,10 +41,10 @@ FAST := tests/domain tests/styles tests/telemetry tests/compare tests/docs
 # two tests at a time; a live lab or a cluster is shared by its tests, which go one by one
 SIDE_BY_SIDE := -n 2 --dist worksteal --inline-snapshot=disable
 test-fast: setup-test ## domain, styles over memory, conventions, renderings (about a minute)
-	$(BIN)/pytest -m "not live and not cluster" $(SIDE_BY_SIDE) $(FAST) $(ARGS)
-test-local: setup-test ## the other tests that need no lab
+	$(BIN)/pytest -m "not servers and not live and not cluster" $(SIDE_BY_SIDE) $(FAST) $(ARGS)
+test-local: setup-test ## the other tests that need no lab; some start a server of their own
 	$(BIN)/pytest -m "not live and not cluster" $(SIDE_BY_SIDE) $(addprefix --ignore=,$(FAST)) $(ARGS)
-test-live: setup-test ## the tests on real servers, which they start and stop
+test-live: setup-test ## the tests on a lab of real servers and services, which they start and stop
 	$(BIN)/pytest -m "live and not matrix" $(ARGS)
 matrix: setup-test ## every style over every transport that can carry it, 20 orders each, on real servers (a few minutes)
 	$(BIN)/pytest -m matrix tests/live/test_matrix.py $(ARGS)

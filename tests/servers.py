@@ -1,4 +1,4 @@
-"""Real servers for live tests: the local target's own recipes, in a folder and on ports of their own, one per session.
+"""Real servers for tests: the local target's own recipes, in a folder and on ports of their own, one per session.
 
 They are tied to this process, so that they end with it however it ends.
 """

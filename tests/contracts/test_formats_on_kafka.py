@@ -18,7 +18,7 @@ from tests.contracts.test_formats import MIXED, SPEAKERS, speaking
 from tests.servers import server
 from tests.services.lab import NOT_SERVED, ORDER, memory_lab
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
 
 
 @pytest.mark.parametrize("style", ["choreography", "message_queue", "publish_async_responses"])

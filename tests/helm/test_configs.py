@@ -250,7 +250,7 @@ def test_rabbitmqs_preparation(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "definitions.json").read_text())["users"][0]["password"] == password
 
 
-@pytest.mark.live
+@pytest.mark.servers
 def test_redis_starts_with_its_password_and_its_probes_hold(tmp_path: Path) -> None:
     """The script and the configuration themselves, run on a port and in a folder of the test's. Whatever stands in
     the password, it opens, for the user of that name too; it is no argument; a probe that lacks it fails."""
@@ -314,7 +314,7 @@ def test_elasticmq_keeps_what_it_accepts() -> None:
     assert pods(render())["elasticmq"]["containers"][0]["volumeMounts"][-1] == {"name": "data", "mountPath": "/data"}
 
 
-@pytest.mark.live
+@pytest.mark.servers
 def test_elasticmq_starts_with_its_configuration_and_its_probes_hold(tmp_path: Path) -> None:
     """The file itself, run on a port and in a folder of the test's, with the options of its environment; what it has
     answered for is there again after a kill."""

@@ -27,7 +27,7 @@ from tests.transports.messaging.outage import OutageBehaviour
 from tests.transports.messaging.strangers import bodies_borne
 from tests.transports.messaging.suite import Connect, Dead, LogBehaviour, Reader, ack, event, processing
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(90)]
 
 WHERE = {c.SERVER_ADDRESS, c.SERVER_PORT}
 GROUP = {*WHERE, c.CONSUMER_GROUP, c.DESTINATION_PARTITION_ID}

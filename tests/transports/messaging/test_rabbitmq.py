@@ -22,7 +22,7 @@ from tests.transports.messaging.outage import OutageBehaviour
 from tests.transports.messaging.strangers import bodies_borne
 from tests.transports.messaging.suite import BrokerBehaviour, Connect, Dead, Reader, ack, event
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(60)]
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_any_payload_is_a_message_or_undecodable() -> None:
     hammer(message_of, Undecodable, a_good_payload())
 
 
-@pytest.mark.live
+@pytest.mark.servers
 class TestRedisPubSub(Wire, BrokerBehaviour):
     keeps = False
     settle_word = ""
@@ -267,7 +267,7 @@ class TestRedisPubSub(Wire, BrokerBehaviour):
                     await asyncio.sleep(0.02)
 
 
-@pytest.mark.live
+@pytest.mark.servers
 class TestRedisPubSubAway(Wire, OutageBehaviour):
     @pytest.fixture(autouse=True)
     def _server(self, redis: Server) -> None:

@@ -107,7 +107,7 @@ async def test_questions_that_are_not_answered(monkeypatch: pytest.MonkeyPatch) 
     hanging.close()
 
 
-@pytest.mark.live
+@pytest.mark.servers
 class TestRedisStreams(LogBehaviour):
     receives = True
     settle_word = "XACK"
@@ -596,7 +596,7 @@ class TestRedisStreams(LogBehaviour):
         await eventually(gone, "the connections are closed")
 
 
-@pytest.mark.live
+@pytest.mark.servers
 class TestRedisStreamsAway(OutageBehaviour):
     @pytest.fixture(autouse=True)
     def _server(self, redis: Server) -> None:
@@ -610,7 +610,7 @@ class TestRedisStreamsAway(OutageBehaviour):
             await producer.publish(*event(-1), channel=channel, key="o")
 
 
-@pytest.mark.live
+@pytest.mark.servers
 class TestRedisStreamsEverySecond(TestRedisStreamsAway):
     """``appendfsync everysec``: what is written but not synced belongs to the system, which a killed process leaves
     alone; what Redis held back while the disk was busy is gone with it. Only a machine that dies loses more."""

@@ -239,7 +239,7 @@ class SqsBehaviour(Wire, BrokerBehaviour):
         return JSONFormat().read(None, delivery.native["Body"])
 
 
-@pytest.mark.live
+@pytest.mark.servers
 class TestSqs(SqsBehaviour):
     dies_in_order = False
 
@@ -689,7 +689,7 @@ async def test_questions_that_are_not_answered(monkeypatch: pytest.MonkeyPatch) 
     hanging.close()
 
 
-@pytest.mark.live
+@pytest.mark.servers
 class TestSqsFifo(SqsBehaviour):
     fifo = True
 
@@ -771,7 +771,7 @@ class TestSqsFifo(SqsBehaviour):
         await reader.stop()
 
 
-@pytest.mark.live
+@pytest.mark.servers
 class TestSqsAway(OutageBehaviour):
     @pytest.fixture(autouse=True)
     def _server(self, elasticmq: Server) -> None:
