@@ -45,7 +45,7 @@ IMPATIENT = {"publish_async_responses", "orchestration"}
 """Styles with a deadline: an order may be rejected because somebody was away for too long."""
 AT_MOST_ONCE = [("choreography", "redis_pubsub")]
 ENDS = {"completed", "rejected"}
-PATIENT = {"rpc.timeout_s": "30", "order.deadline_s": "60", "quotes.deadline_s": "20", "saga.timeout_s": "60"}
+PATIENT = {"rpc.timeout_s": "30", "order.deadline_s": "60", "quotes.deadline_s": "8", "saga.timeout_s": "60"}
 """Settings with which nobody gives an order up because the machine is busy."""
 FIGURES = {
     **dict.fromkeys(SYNCHRONOUS, (1, 9, 0)),
