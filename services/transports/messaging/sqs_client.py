@@ -28,8 +28,8 @@ WORDS = Words(c.SQS_SYSTEM, send="send", receive="receive")
 CONNECT_S = 2.0
 REQUEST_S = 5.0
 ASK_S = 2.0
-LONGEST_S = 60.0
-"""Above the longest poll, which is 20 s, and however late its answer may come."""
+LONGEST_S = 30.0
+"""Above the longest poll, which is 20 s."""
 ATTEMPTS = 2
 """The client's own: a kept-alive connection may have died since the last request. A message may so be sent twice."""
 CONNECTIONS = 64

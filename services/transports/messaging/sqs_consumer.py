@@ -29,8 +29,6 @@ log = structlog.get_logger()
 
 BEATS = 3
 """Heartbeats within a visibility timeout."""
-LATE_S = 30.0
-"""How late the answer to a poll may come and still be taken, where it is not visible again before that."""
 LAST_POLL_S = 1.3
 GIVE_BACK_S = 0.5
 
@@ -106,8 +104,7 @@ class Subscription:
         started_ns = time.time_ns()
         answer = await self.link.ask(
             "receive_message",
-            # an answer that nobody waits for any more hides its messages from everybody
-            within_s=self._broker.wait_s + max(REQUEST_S, min(self._broker.visibility_timeout_s, LATE_S)),
+            within_s=self._broker.wait_s + REQUEST_S,
             QueueUrl=await self.link.address(self._queue),
             MaxNumberOfMessages=room,
             WaitTimeSeconds=self._broker.wait_s,
